@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compiled inner loops of the fast simulator (numba, without the GIL, one thread per call)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numba
+import numpy as np
+
+FILTER_TAPS = 32
+FILTER_LEAD = FILTER_TAPS // 2 - 1
+FILTER_PHASES = 128
+_KAISER_BETA = 6.5
+
+
+def compiled(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """numba.njit(nogil) with an on-disk cache where there is a place to write one."""
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        try:
+            return numba.njit(nogil=True, cache=True, **options)(function)
+        except RuntimeError:  # "no locator available": package and user cache are both read-only
+            return numba.njit(nogil=True, **options)(function)
+
+    return decorate
+
+
+def band_filters(edges_hz: tuple[float, ...], rate: int) -> np.ndarray:
+    """Fractional-delay filters split into bands, float32 [FILTER_PHASES + 1, bands, FILTER_TAPS].
+
+    Row q delays by FILTER_LEAD + q / FILTER_PHASES samples. The band filters are differences of
+    windowed sincs: their sum is the full-band Kaiser-windowed sinc, whatever the edges.
+    """
+    positions = np.arange(FILTER_TAPS) - FILTER_LEAD
+    times = positions[None, :] - np.arange(FILTER_PHASES + 1)[:, None] / FILTER_PHASES
+    inside = np.sqrt(np.maximum(1 - (times / (FILTER_TAPS / 2)) ** 2, 0))
+    window = np.i0(_KAISER_BETA * inside) / np.i0(_KAISER_BETA)
+    cut = np.array([0.0, *edges_hz, rate / 2])[:, None, None] / (rate / 2)
+    lowpass = cut * np.sinc(cut * times)
+    return np.ascontiguousarray((np.diff(lowpass, axis=0) * window).transpose(1, 0, 2), np.float32)
+
+
+@compiled(fastmath=True, inline="always")
+def _random(state):  # type: ignore[no-untyped-def]
+    """Next uniform float32 in (0, 1) of SplitMix64, whose state is the one-element uint64 array."""
+    state[0] += np.uint64(0x9E3779B97F4A7C15)
+    z = state[0]
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    z = z ^ (z >> np.uint64(31))
+    return (np.float32(z >> np.uint64(40)) + np.float32(0.5)) * np.float32(2.0**-24)
+
+
+@compiled(fastmath=True)
+def _axis_images(side, source, low, high, count):  # type: ignore[no-untyped-def]
+    """Coordinates [2 * count + 1] and amplitudes [.., 4] of the images -count..count of one axis.
+
+    Image k lies in the k-th mirrored copy of the room; `low` and `high` are the amplitude
+    reflection coefficients [4] of the walls at 0 and at `side`.
+    """
+    positions = np.empty(2 * count + 1, np.float32)
+    amplitudes = np.empty((2 * count + 1, 4), np.float32)
+    for n in range(2 * count + 1):
+        k = n - count
+        size = abs(k)
+        positions[n] = k * side + (side - source if size % 2 == 1 else source)
+        more, fewer = (size + 1) // 2, size // 2
+        for band in range(4):
+            if k > 0:
+                amplitudes[n, band] = high[band] ** more * low[band] ** fewer
+            else:
+                amplitudes[n, band] = low[band] ** more * high[band] ** fewer
+    return positions, amplitudes
+
+
+@compiled(fastmath=True)
+def _add_image(x, y, z, gains, mics, scale, filters, flat, taps):  # type: ignore[no-untyped-def]
+    """Adds one image's arrival at every microphone: 4 band gains, 1/distance, fractional delay.
+
+    filters and flat (the RIRs, [m * taps]) are one-dimensional and indexed unsigned: only then is
+    the last loop compiled to vector instructions without checks.
+    """
+    phases = np.float32(FILTER_PHASES)
+    for m in range(mics.shape[0]):
+        dx, dy, dz = x - mics[m, 0], y - mics[m, 1], z - mics[m, 2]
+        distance = math.sqrt(dx * dx + dy * dy + dz * dz)
+        time = distance * scale
+        start = np.uint64(time)
+        if start + np.uint64(FILTER_TAPS) > taps:
+            continue
+        place = (time - np.float32(start)) * phases
+        row = np.uint64(place)
+        after = place - np.float32(row)
+        late = after / distance
+        early = np.float32(1) / distance - late
+        e0, e1, e2, e3 = early * gains[0], early * gains[1], early * gains[2], early * gains[3]
+        l0, l1, l2, l3 = late * gains[0], late * gains[1], late * gains[2], late * gains[3]
+        rows = filters[row * np.uint64(4 * FILTER_TAPS) :]
+        target = flat[np.uint64(m) * taps + start :]
+        for t in range(FILTER_TAPS):
+            target[t] += (
+                e0 * rows[t]
+                + e1 * rows[t + FILTER_TAPS]
+                + e2 * rows[t + 2 * FILTER_TAPS]
+                + e3 * rows[t + 3 * FILTER_TAPS]
+                + l0 * rows[t + 4 * FILTER_TAPS]
+                + l1 * rows[t + 5 * FILTER_TAPS]
+                + l2 * rows[t + 6 * FILTER_TAPS]
+                + l3 * rows[t + 7 * FILTER_TAPS]
+            )
+
+
+@compiled(fastmath=True)
+def add_images(sides, source, mics, reflections, reach, threshold, scale, seed, filters, out):  # type: ignore[no-untyped-def]
+    """Sums the image sources of a shoebox into out [m, taps]; returns how many were used.
+
+    sides, source [3] and mics [m, 3] in metres with the axis of the shortest side last,
+    reflections [3 axes, 2, 4 bands] (amplitude), reach: greatest distance of an image from the
+    mean microphone, scale: samples per metre, all float32; seed uint64.
+
+    An image whose energy E (squared amplitude over squared distance, strongest band) is below
+    `threshold` is kept with probability p = E / threshold and its amplitude divided by sqrt(p):
+    the expected energy stays. Along a row of images E only falls, so the next candidate is found
+    by a geometric jump with the present p and accepted with the ratio of the true p to it; the
+    images in between are never touched. threshold 0 keeps all.
+    """
+    state = np.array([seed], np.uint64)
+    centre = np.zeros(3, np.float32)
+    for m in range(mics.shape[0]):
+        for axis in range(3):
+            centre[axis] += mics[m, axis] / np.float32(mics.shape[0])
+    nx, ny, nz = int(reach / sides[0]) + 2, int(reach / sides[1]) + 2, int(reach / sides[2]) + 2
+    xs, ax = _axis_images(sides[0], source[0], reflections[0, 0], reflections[0, 1], nx)
+    ys, ay = _axis_images(sides[1], source[1], reflections[1, 0], reflections[1, 1], ny)
+    zs, az = _axis_images(sides[2], source[2], reflections[2, 0], reflections[2, 1], nz)
+    squares = np.empty(zs.shape[0], np.float32)
+    for n in range(zs.shape[0]):
+        squares[n] = (zs[n] - centre[2]) ** 2
+    gains = np.empty(4, np.float32)
+    table, flat, taps = filters.ravel(), out.ravel(), np.uint64(out.shape[1])
+    reach2 = reach * reach
+    used = 0
+    for i in range(xs.shape[0]):
+        dx2 = (xs[i] - centre[0]) ** 2
+        if dx2 > reach2:
+            continue
+        for j in range(ys.shape[0]):
+            dxy2 = dx2 + (ys[j] - centre[1]) ** 2
+            if dxy2 > reach2:
+                continue
+            w0, w1 = ax[i, 0] * ay[j, 0], ax[i, 1] * ay[j, 1]
+            w2, w3 = ax[i, 2] * ay[j, 2], ax[i, 3] * ay[j, 3]
+            span = int(math.sqrt(reach2 - dxy2) / sides[2]) + 2
+            for direction in range(2):  # up from the copy 0, then down from the copy -1
+                step = 1 - 2 * direction
+                n = nz - direction
+                left = min(span, nz) + 1 - direction
+                while left > 0:
+                    r2 = dxy2 + squares[n]
+                    if r2 > reach2:
+                        break
+                    strongest = max(
+                        max(w0 * az[n, 0], w1 * az[n, 1]), max(w2 * az[n, 2], w3 * az[n, 3])
+                    )
+                    energy = strongest * strongest / r2
+                    boost = np.float32(1)
+                    if energy < threshold:
+                        bound = energy / threshold
+                        u = _random(state)
+                        if u <= np.float32(1) - left * bound:
+                            break  # certain: no candidate among those left
+                        jump = math.log(u) / math.log1p(-bound)
+                        if jump >= left:
+                            break
+                        n += step * int(jump)
+                        left -= int(jump)
+                        r2 = dxy2 + squares[n]
+                        if r2 > reach2:
+                            break
+                        strongest = max(
+                            max(w0 * az[n, 0], w1 * az[n, 1]), max(w2 * az[n, 2], w3 * az[n, 3])
+                        )
+                        energy = strongest * strongest / r2
+                        if _random(state) * bound >= energy / threshold:
+                            n += step
+                            left -= 1
+                            continue
+                        boost = math.sqrt(threshold / energy)
+                    gains[0], gains[1] = boost * w0 * az[n, 0], boost * w1 * az[n, 1]
+                    gains[2], gains[3] = boost * w2 * az[n, 2], boost * w3 * az[n, 3]
+                    _add_image(xs[i], ys[j], zs[n], gains, mics, scale, table, flat, taps)
+                    used += 1
+                    n += step
+                    left -= 1
+    return used
