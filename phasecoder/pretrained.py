@@ -1,0 +1,307 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Trained encoders: save, load with checksums, and predict from NumPy batches.
+
+The checkpoint that ships with the package is the default of `load`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spatial_core.data.records import HOP, SAMPLE_RATE, WINDOW
+from spatial_core.errors import InputError
+from spatial_core.geometry.arrays import MicArray
+from spatial_core.io import export
+
+if TYPE_CHECKING:
+    import jax
+
+# Few shapes, few compilations: clips are padded up to these and the padding is masked.
+CHANNEL_BUCKETS = (2, 3, 4, 6, 8, 12, 16)
+MAX_CLIPS = 64
+MAX_MICS = CHANNEL_BUCKETS[-1]
+# The level that training clips have on average; only features of the paper's kind depend on it.
+TARGET_RMS = 0.05
+_CHECKPOINTS = Path(__file__).parent / "pretrained"
+DEFAULT_NAME = "plus-small"
+_INPUTS = ("audio", "mic_positions", "mic_mask")
+
+Batch = dict[str, NDArray[Any]]
+
+
+class Predictor(Protocol):
+    """What an Encoder needs from a task."""
+
+    def predict(self, params: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        """Per-clip answers [b, ...]; `azimuth_grid` [n], if given, has no clip axis."""
+        ...
+
+
+class Encoder:
+    """A trained model with NumPy in and out.
+
+    Clips are grouped by microphone count, padded to a few fixed shapes with the padding masked,
+    and run through one compiled function per shape; a clip's answer depends on neither the
+    grouping nor the padding.
+    """
+
+    def __init__(
+        self,
+        task: Predictor,
+        params: Mapping[str, Any],
+        config: Mapping[str, Any] | None = None,
+        card: str = "",
+    ) -> None:
+        import jax
+
+        self.task = task
+        self.config = dict(config or {})
+        self.card = card
+        self._params = jax.device_put(params)
+        self._predict = jax.jit(task.predict)
+
+    @property
+    def name(self) -> str:
+        """The checkpoint's name, for tables and plots."""
+        return str(self.config.get("name", "encoder"))
+
+    def predict(self, batch: Mapping[str, NDArray[Any]]) -> Batch:
+        """Directions of a batch of clips.
+
+        Args:
+            batch: audio [b, m, 4000] at 16 kHz, mic_positions [b, m, 3] metres about the centroid,
+                mic_mask [b, m]; other keys are ignored.
+
+        Returns:
+            azimuth, elevation (degrees), distance (metres), speech_probability, confidence [b] and
+            what else the model gives (azimuth_probs [b, n] over azimuth_grid [n], token [b, 256]).
+
+        Raises InputError for wrong shapes, a clip with fewer than 2 microphones or more than 16.
+        """
+        audio, positions, mask = _check_batch(batch)
+        counts = mask.sum(axis=1)
+        answers: Batch = {}
+        for bucket in CHANNEL_BUCKETS:
+            smaller = max((size for size in CHANNEL_BUCKETS if size < bucket), default=1)
+            rows = np.flatnonzero((counts > smaller) & (counts <= bucket))
+            for chunk, size in _chunks(rows):
+                padded = _compact(audio[chunk], positions[chunk], mask[chunk], bucket, size)
+                result = self._predict(self._params, padded)
+                for key, value in result.items():
+                    value = np.asarray(value)
+                    if key == "azimuth_grid":
+                        answers[key] = value
+                        continue
+                    if key not in answers:
+                        answers[key] = np.zeros((len(audio), *value.shape[1:]), value.dtype)
+                    answers[key][chunk] = value[: len(chunk)]
+        return answers
+
+    def tokens(
+        self, audio: NDArray[np.floating[Any]], array: MicArray, hop: int = HOP
+    ) -> NDArray[np.float32]:
+        """Spatial tokens [n, 256], one each `hop` samples; n = ceil(t / hop), the end is padded.
+
+        Args:
+            audio: [m, t] at 16 kHz.
+            array: the microphones, one per channel.
+            hop: samples from token to token; 2560 is the 160 ms of the paper.
+        """
+        audio = np.asarray(audio, np.float32)
+        if audio.ndim != 2:
+            raise InputError(f"tokens need audio [channels, samples], got shape {audio.shape}")
+        array.require_channels(audio.shape[0], "the audio")
+        count = -(-audio.shape[1] // hop)
+        if count == 0:
+            raise InputError("tokens need at least one sample of audio")
+        padded = np.pad(audio, ((0, 0), (0, (count - 1) * hop + WINDOW - audio.shape[1])))
+        tokens = []
+        for first in range(0, count, MAX_CLIPS):
+            starts = range(first * hop, min(first + MAX_CLIPS, count) * hop, hop)
+            windows = np.stack([padded[:, s : s + WINDOW] for s in starts])
+            answer = self.predict(window_batch(windows, array.centred))
+            if "token" not in answer:
+                raise InputError(f"model {self.name!r} gives no spatial tokens")
+            tokens.append(answer["token"])
+        return np.concatenate(tokens).astype(np.float32)
+
+
+def window_batch(windows: NDArray[np.floating[Any]], positions: NDArray[np.floating[Any]]) -> Batch:
+    """The model's input from windows [b, m, 4000] of one array with positions [m, 3] (metres).
+
+    Each window is brought to the level of the training clips (RMS 0.05); digital silence stays. A
+    microphone without a single non-zero sample in a window is masked there.
+    """
+    windows = np.asarray(windows, np.float32)
+    live = np.any(windows != 0, axis=2)
+    mask = live | (live.sum(axis=1, keepdims=True) < 2)
+    count = mask.sum(axis=1)[:, None, None]
+    power = np.sum(np.square(windows, dtype=np.float64), axis=(1, 2), keepdims=True)
+    rms = np.sqrt(power / (count * windows.shape[2]))
+    scale = np.where(rms > 0, TARGET_RMS / np.maximum(rms, 1e-12), 1.0)
+    where = np.asarray(positions, np.float64)[None] * mask[..., None]
+    centred = (where - where.sum(axis=1, keepdims=True) / count) * mask[..., None]
+    return {
+        "audio": (windows * scale).astype(np.float32),
+        "mic_positions": centred.astype(np.float32),
+        "mic_mask": mask,
+    }
+
+
+def save_pretrained(
+    directory: str | Path,
+    params: Mapping[str, Any],
+    model_config: Any,
+    card: str,
+    *,
+    name: str | None = None,
+    info: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write model.safetensors, config.json and README.md (the card); returns the directory.
+
+    Args:
+        directory: made if missing.
+        params: the task's nested dict of arrays.
+        model_config: the PaperConfig or PlusConfig (a frozen dataclass with `family`).
+        card: the model card, Markdown.
+        name: shown in tables; the directory's name by default.
+        info: plain JSON kept in config.json under "info" (training, measured table).
+    """
+    directory = Path(directory)
+    config = {
+        "name": name or directory.name,
+        "family": model_config.family,
+        "sample_rate": SAMPLE_RATE,
+        "window": WINDOW,
+        "model": export.to_json(dataclasses.asdict(model_config)),
+        "info": dict(info or {}),
+    }
+    return export.write_release(directory, params, config, card)
+
+
+def shipped() -> dict[str, Path]:
+    """The checkpoints inside the package, by name."""
+    found = sorted(_CHECKPOINTS.glob(f"*/{export.CONFIG_FILE}"))
+    return {path.parent.name: path.parent for path in found}
+
+
+def resolve(model: str | Path | None) -> Path:
+    """The directory of a checkpoint: a path, the name of a shipped one, or None for the default."""
+    known = shipped()
+    if model is None:
+        if not known:
+            raise InputError(
+                f"no checkpoint ships in {_CHECKPOINTS}: give the directory of a trained one"
+            )
+        return known.get(DEFAULT_NAME) or next(iter(known.values()))
+    if str(model) in known:
+        return known[str(model)]
+    path = Path(model)
+    if not path.is_dir():
+        names = ", ".join(known) or "none in this installation"
+        raise InputError(
+            f"model {str(model)!r} is neither a directory nor a shipped checkpoint ({names})"
+        )
+    return path
+
+
+def load(path: str | Path | None = None) -> Encoder:
+    """A trained encoder from a directory, a shipped checkpoint's name, or the shipped default.
+
+    Raises InputError if the checkpoint is missing, damaged (SHA-256), of a newer version, or if
+    its tensors do not fit its config.
+    """
+    import jax
+
+    from phasecoder.task import PhaseCoderTask
+
+    released = export.read_release(resolve(path))
+    where = str(released.path / export.CONFIG_FILE)
+    config_class = _config_class(released.config.get("family"), where)
+    model_config: Any = export.from_json(config_class, released.config.get("model", {}), where)
+    task = PhaseCoderTask(model_config)
+    like = jax.eval_shape(task.init, jax.random.key(0))
+    params = export.fill_tree(like, released.tensors, str(released.path / export.TENSOR_FILE))
+    return Encoder(task, params, released.config, released.card)
+
+
+def _config_class(family: Any, where: str) -> type[Any]:
+    from phasecoder.paper import PaperConfig
+    from phasecoder.plus import PlusConfig
+
+    classes = {"paper": PaperConfig, "plus": PlusConfig}
+    if family not in classes:
+        raise InputError(f"{where}: family {family!r} is not known; known are {', '.join(classes)}")
+    return classes[family]
+
+
+def _check_batch(
+    batch: Mapping[str, NDArray[Any]],
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:
+    missing = [key for key in _INPUTS if key not in batch]
+    if missing:
+        raise InputError(f"the batch lacks {', '.join(missing)}; it needs {', '.join(_INPUTS)}")
+    audio = np.asarray(batch["audio"], np.float32)
+    positions = np.asarray(batch["mic_positions"], np.float32)
+    mask = np.asarray(batch["mic_mask"], bool)
+    if audio.ndim != 3 or audio.shape[2] != WINDOW:
+        raise InputError(f"audio must be [clips, microphones, {WINDOW}], got {audio.shape}")
+    if positions.shape != (*audio.shape[:2], 3) or mask.shape != audio.shape[:2]:
+        raise InputError(
+            f"audio {audio.shape} needs mic_positions {(*audio.shape[:2], 3)} and mic_mask "
+            f"{audio.shape[:2]}, got {positions.shape} and {mask.shape}"
+        )
+    counts = mask.sum(axis=1)
+    wrong = np.flatnonzero((counts < 2) | (counts > MAX_MICS))
+    if wrong.size:
+        raise InputError(
+            f"clip {wrong[0]} has {counts[wrong[0]]} microphones; the encoder takes 2 to {MAX_MICS}"
+        )
+    return audio, positions, mask
+
+
+def _chunks(rows: NDArray[np.intp]) -> Iterator[tuple[NDArray[np.intp], int]]:
+    """Rows in pieces of at most 64, each with the padded size it runs at.
+
+    After a full piece the rest runs at 64 as well: padding is cheaper than a compilation.
+    """
+    if len(rows) > MAX_CLIPS:
+        for first in range(0, len(rows), MAX_CLIPS):
+            yield rows[first : first + MAX_CLIPS], MAX_CLIPS
+    elif len(rows):
+        yield rows, 1 << (len(rows) - 1).bit_length()
+
+
+def _compact(
+    audio: NDArray[np.float32],
+    positions: NDArray[np.float32],
+    mask: NDArray[np.bool_],
+    mics: int,
+    clips: int,
+) -> Batch:
+    """Valid microphones first, in their order, then zeros up to `mics`; clips up to `clips`.
+
+    Padding clips repeat the last one: every row stays a valid input.
+    """
+    order = np.argsort(~mask, axis=1, kind="stable")[:, :mics]
+    order = np.pad(order, ((0, clips - len(order)), (0, 0)), mode="edge")
+    rows = np.minimum(np.arange(clips), len(audio) - 1)[:, None]
+    kept = mask[rows, order]
+    packed = {
+        "audio": np.where(kept[..., None], audio[rows, order], np.float32(0)),
+        "mic_positions": np.where(kept[..., None], positions[rows, order], np.float32(0)),
+        "mic_mask": kept,
+    }
+    short = mics - order.shape[1]
+    if short > 0:
+        packed = {
+            key: np.pad(value, ((0, 0), (0, short)) + ((0, 0),) * (value.ndim - 2))
+            for key, value in packed.items()
+        }
+    return packed

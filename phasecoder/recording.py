@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A user's recording as blocks at 16 kHz, with the mistakes that are common in one refused.
+
+Files, arrays and live blocks come out alike: float32 [c, t] pieces, so that an hour takes no more
+memory than ten seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soxr
+from numpy.typing import NDArray
+
+from spatial_core.audio.io import load_audio
+from spatial_core.data.records import HOP, SAMPLE_RATE, WINDOW
+from spatial_core.errors import InputError
+from spatial_core.geometry.arrays import MicArray
+
+# One block is what the encoder answers at once: 64 hops, 10.24 s.
+BLOCK = 64 * HOP
+MIN_RATE, MAX_RATE = 2000, 768000
+FULL_SCALE = 0.999
+_CLIPPED_SHARE = 1e-3
+
+AudioInput = str | Path | NDArray[Any] | Iterable[NDArray[Any]]
+
+
+@dataclass
+class Recording:
+    """Blocks of one recording and what was noticed on the way; iterate it once.
+
+    blocks: float32 [c, t] at 16 kHz. notes and the checks below are complete only after the last.
+    """
+
+    blocks: Iterator[NDArray[np.float32]]
+    array: MicArray
+    name: str
+    source_rate: int
+    notes: list[str] = field(default_factory=list)
+    samples: int = 0
+    _peak: NDArray[np.float32] | None = None
+    _difference: NDArray[np.float32] | None = None
+    _clipped: int = 0
+
+    def __iter__(self) -> Iterator[NDArray[np.float32]]:
+        """The blocks, each checked; raises InputError for NaN or infinite samples."""
+        for block in self.blocks:
+            if block.size == 0:
+                continue
+            self._watch(block)
+            self.samples += block.shape[1]
+            yield block
+
+    @property
+    def seconds(self) -> float:
+        """Length so far, in seconds."""
+        return self.samples / SAMPLE_RATE
+
+    def finish(self) -> list[str]:
+        """Notes about the whole recording.
+
+        Raises InputError for a recording without a sample or without sound, a mono recording
+        copied to all channels, or fewer than two live channels.
+        """
+        if self.samples == 0 or self._peak is None or self._difference is None:
+            raise InputError(f"{self.name} holds no samples")
+        if not np.any(self._peak > 0):
+            raise InputError(
+                f"{self.name} is digital silence: every sample of all {len(self._peak)} channels is "
+                "zero; check the recorder's input and gain"
+            )
+        dead = np.flatnonzero(self._peak == 0)
+        if len(self._peak) - len(dead) < 2:
+            raise InputError(
+                f"{self.name}: only {len(self._peak) - len(dead)} of {len(self._peak)} channels "
+                "carries sound; a direction needs at least two"
+            )
+        live = self._peak > 0
+        if not np.any(self._difference[live] > 0):
+            raise InputError(
+                f"{self.name}: all channels are identical, so this is one microphone copied (mono); "
+                "record the microphones on separate channels"
+            )
+        notes = list(self.notes)
+        if len(dead):
+            listed = ", ".join(str(channel + 1) for channel in dead)
+            notes.append(f"channel {listed} is silent throughout and was left out")
+        if self._clipped > _CLIPPED_SHARE * self.samples:
+            notes.append(
+                f"{100 * self._clipped / self.samples:.1f} % of the samples are at full scale "
+                "(clipped): record with less gain"
+            )
+        if self.samples < WINDOW:
+            notes.append(
+                f"only {1000 * self.seconds:.0f} ms long: padded with silence to the "
+                f"{1000 * WINDOW / SAMPLE_RATE:.0f} ms that the model hears"
+            )
+        return notes
+
+    def _watch(self, block: NDArray[np.float32]) -> None:
+        finite = np.isfinite(block)
+        if not finite.all():
+            channel, sample = np.argwhere(~finite)[0]
+            raise InputError(
+                f"{self.name}: sample at {(self.samples + sample) / SAMPLE_RATE:.3f} s of channel "
+                f"{channel + 1} is {block[channel, sample]}; export the recording again"
+            )
+        level = np.abs(block)
+        peak = level.max(axis=1)
+        live = np.flatnonzero(peak > 0)
+        first = block[live[0]] if len(live) else block[0]
+        # Differences to the first live channel: rounding of the resampler stays under 1e-6.
+        difference = np.abs(block - first).max(axis=1) - 1e-6 * peak
+        self._peak = peak if self._peak is None else np.maximum(self._peak, peak)
+        self._difference = (
+            difference if self._difference is None else np.maximum(self._difference, difference)
+        )
+        self._clipped += int((level.max(axis=0) >= FULL_SCALE).sum())
+
+
+def open_recording(audio: AudioInput, array: MicArray, sample_rate: int | None) -> Recording:
+    """Open a file, an array [c, t] or an iterable of such blocks as a Recording at 16 kHz.
+
+    Args:
+        audio: path, array, or blocks in the order of time.
+        array: the microphones, one per channel.
+        sample_rate: Hz; needed for arrays and blocks, read from the file for paths.
+
+    Raises InputError for what cannot be localised: missing, truncated or one-channel audio, a
+    channel count that is not the array's, a sample rate that is missing or out of range.
+    """
+    if isinstance(audio, str | Path):
+        return _open_file(Path(audio), array)
+    rate = _check_rate(sample_rate)
+    if isinstance(audio, np.ndarray):
+        samples = _as_float(audio, array)
+        pieces: Iterable[NDArray[Any]] = _pieces(samples, max(1, BLOCK * rate // SAMPLE_RATE))
+    else:
+        pieces = (_as_float(np.asarray(block), array) for block in audio)
+    recording = Recording(_resampled(pieces, rate), array, "the audio", rate)
+    _note_rate(recording)
+    return recording
+
+
+def _open_file(path: Path, array: MicArray) -> Recording:
+    audio = load_audio(path, sample_rate=SAMPLE_RATE)
+    _check_channels(audio.num_channels, array, str(path))
+    recording = Recording(_pieces(audio.samples, BLOCK), array, str(path), audio.source_rate)
+    recording.notes.extend(audio.warnings)
+    _note_rate(recording)
+    return recording
+
+
+def _check_rate(sample_rate: int | None) -> int:
+    if sample_rate is None:
+        raise InputError("audio given as an array needs sample_rate=... in Hz")
+    if not MIN_RATE <= sample_rate <= MAX_RATE or int(sample_rate) != sample_rate:
+        raise InputError(
+            f"sample_rate is {sample_rate}: give it in Hz, {MIN_RATE} to {MAX_RATE}, a whole number"
+        )
+    return int(sample_rate)
+
+
+def _note_rate(recording: Recording) -> None:
+    if recording.source_rate != SAMPLE_RATE:
+        recording.notes.append(f"resampled from {recording.source_rate} Hz to {SAMPLE_RATE} Hz")
+    if recording.source_rate < SAMPLE_RATE:
+        recording.notes.append(
+            f"recorded at {recording.source_rate} Hz: nothing above "
+            f"{recording.source_rate // 2} Hz is there to hear, expect coarser directions"
+        )
+
+
+def _check_channels(channels: int, array: MicArray, what: str) -> None:
+    if channels == 1:
+        raise InputError(
+            f"{what} has one channel: a direction needs the microphones of the array on separate "
+            f"channels ({array.num_mics} for array {array.name!r})"
+        )
+    array.require_channels(channels, what)
+
+
+def _as_float(audio: NDArray[Any], array: MicArray) -> NDArray[np.float32]:
+    """[c, t] as float32; integers are scaled by their full scale."""
+    if audio.ndim == 1:
+        _check_channels(1, array, "the audio")
+    if audio.ndim != 2:
+        raise InputError(f"audio must be [channels, samples], got shape {audio.shape}")
+    if audio.shape[0] != array.num_mics and audio.shape[1] == array.num_mics:
+        raise InputError(
+            f"audio of shape {audio.shape} looks like [samples, channels]: give its transpose, "
+            "[channels, samples]"
+        )
+    _check_channels(audio.shape[0], array, "the audio")
+    if np.issubdtype(audio.dtype, np.signedinteger):
+        return (audio / -float(np.iinfo(audio.dtype).min)).astype(np.float32)
+    if not np.issubdtype(audio.dtype, np.floating):
+        raise InputError(f"audio must be float or signed integer, got {audio.dtype}")
+    return audio.astype(np.float32, copy=False)
+
+
+def _pieces(samples: NDArray[np.float32], size: int) -> Iterator[NDArray[np.float32]]:
+    for first in range(0, samples.shape[1], size):
+        yield samples[:, first : first + size]
+
+
+def _resampled(pieces: Iterable[NDArray[Any]], rate: int) -> Iterator[NDArray[np.float32]]:
+    """The same sound at 16 kHz, piece by piece; one filter for all channels keeps their delays."""
+    if rate == SAMPLE_RATE:
+        yield from pieces
+        return
+    stream: soxr.ResampleStream | None = None
+    channels = 0
+    for piece in pieces:
+        if stream is None:
+            channels = piece.shape[0]
+            stream = soxr.ResampleStream(rate, SAMPLE_RATE, channels, dtype="float32")
+        yield np.ascontiguousarray(stream.resample_chunk(np.ascontiguousarray(piece.T)).T)
+    if stream is not None:
+        tail = stream.resample_chunk(np.zeros((0, channels), np.float32), last=True)
+        yield np.ascontiguousarray(tail.T)
