@@ -59,14 +59,14 @@ def check_channels(
         )
     warnings = []
     if len(dead):
-        warnings.append(f"{name_channels(dead)} dead: silent while the others carry sound")
-    for first, second in identical_channels(samples):
-        warnings.append(f"{name_channels([first, second])} are copies of each other")
+        warnings.append(f"dead: {name_channels(dead)}, silent while the others carry sound")
+    for group in identical_channels(samples):
+        warnings.append(f"identical: {name_channels(group)} are copies of one signal")
     clipped = np.mean(np.abs(samples) >= FULL_SCALE, axis=1)
     if clipped.max() > CLIPPED_SHARE:
         which = np.flatnonzero(clipped > CLIPPED_SHARE)
         warnings.append(
-            f"{name_channels(which)} clipped: up to {100 * clipped.max():.1f}% of the samples are "
+            f"clipped: {name_channels(which)}, with up to {100 * clipped.max():.1f}% of the samples "
             "at full scale; lower the recording gain"
         )
     if levels.max() < LOW_LEVEL_DB:
@@ -91,10 +91,8 @@ def dead_channels(levels: NDArray[np.float64]) -> NDArray[np.intp]:
     return np.flatnonzero(levels < max(SILENT_DB, floor))
 
 
-def identical_channels(
-    samples: NDArray[np.floating], tolerance: float = 1e-6
-) -> list[tuple[int, int]]:
-    """Pairs of channels that are one signal, up to a gain; dead channels are left out.
+def identical_channels(samples: NDArray[np.floating], tolerance: float = 1e-6) -> list[list[int]]:
+    """Groups of channels that are one signal, up to a gain; dead channels are left out.
 
     Two are one when the energy left after the best gain is below `tolerance` (-60 dB): two real
     microphones differ by their own noise.
@@ -103,13 +101,9 @@ def identical_channels(
     x = samples[alive].astype(np.float64)
     products = x @ x.T
     energy = np.diag(products)
-    left = 1.0 - products**2 / np.outer(energy, energy)
-    return [
-        (int(alive[i]), int(alive[j]))
-        for i in range(len(alive))
-        for j in range(i + 1, len(alive))
-        if left[i, j] < tolerance and products[i, j] > 0
-    ]
+    same = (1.0 - products**2 / np.outer(energy, energy) < tolerance) & (products > 0)
+    groups = [np.flatnonzero(row) for row in same]
+    return [alive[g].tolist() for i, g in enumerate(groups) if len(g) > 1 and g[0] == i]
 
 
 def name_channels(indices: Sequence[int] | NDArray[np.intp]) -> str:

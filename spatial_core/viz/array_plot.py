@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A picture of a microphone array: channel numbers, where 0 degrees is, and which way is positive."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Circle, FancyArrowPatch
+from numpy.typing import NDArray
+
+from spatial_core.geometry.arrays import MicArray
+
+INK, ACCENT, DIRECTION, FAINT = "#1f2933", "#0b6e99", "#c2410c", "#cbd2d9"
+MARK = "#b91c1c"
+_BARS_CM = (0.5, 1, 2, 5, 10, 20, 50, 100, 200)
+
+
+def draw_array(
+    array: MicArray,
+    path: str | Path,
+    source: tuple[float, float] | None = None,
+    marked: Sequence[int] = (),
+) -> None:
+    """Write a PNG, SVG or PDF (by suffix) of the array seen from above and from the side.
+
+    Positions are about the centroid. source: azimuth and elevation (degrees) of a sound to show.
+    marked: zero-based channels to circle, such as those found faulty.
+    """
+    figure = Figure(figsize=(10.5, 5.6), dpi=130, facecolor="white")
+    FigureCanvasAgg(figure)
+    top, side = figure.subplots(1, 2)
+    span = max(0.62 * array.aperture, 0.01)
+    _draw_view(top, array, span, (0, 1), marked)
+    _draw_view(side, array, span, (0, 2), marked)
+    _draw_azimuths(top, span)
+    _draw_elevations(side, span)
+    if source is not None:
+        azimuth, elevation = np.radians(source)
+        flat = np.cos(elevation)
+        _draw_source(top, span, flat * np.cos(azimuth), flat * np.sin(azimuth), source)
+        _draw_source(side, span, flat * np.cos(azimuth), np.sin(elevation), source)
+    top.set_title("from above", fontsize=11, color=INK, pad=10)
+    side.set_title("from the side (seen from -y)", fontsize=11, color=INK, pad=10)
+    figure.suptitle(
+        f"{array.name}: {array.num_mics} microphones, {100 * array.aperture:.1f} cm across, "
+        f"{array.shape}",
+        fontsize=13,
+        color=INK,
+        x=0.5,
+        y=0.975,
+    )
+    figure.text(
+        0.5,
+        0.025,
+        "Numbers are channels of the recording, counted from 1. Azimuth grows counter-clockwise "
+        "from +x, elevation upwards.",
+        ha="center",
+        fontsize=9,
+        color=INK,
+    )
+    figure.subplots_adjust(left=0.02, right=0.98, top=0.85, bottom=0.08, wspace=0.04)
+    figure.savefig(path)
+
+
+def _draw_view(
+    axes: Axes, array: MicArray, span: float, plane: tuple[int, int], marked: Sequence[int]
+) -> None:
+    """Microphones projected on two coordinates, with labels, centroid and scale bar."""
+    points = array.centred[:, plane]
+    limit = 2.0 * span
+    axes.set_xlim(-limit, limit)
+    axes.set_ylim(-limit, limit)
+    axes.set_aspect("equal")
+    axes.set_axis_off()
+    axes.plot(0, 0, "+", color=INK, markersize=9, zorder=2)
+    for group in _overlapping(points, 0.24 * span):
+        spread = np.ptp(points[group], axis=0).max()
+        alone = len(group) == 1
+        for k in group:
+            radius = (0.115 if alone or spread < 0.02 * span else 0.07) * span
+            axes.add_patch(Circle(points[k], radius, fc=ACCENT, ec="white", lw=1.2, zorder=4))
+            if k in marked:
+                axes.add_patch(
+                    Circle(points[k], radius + 0.05 * span, fill=False, ec=MARK, lw=2, zorder=4)
+                )
+        centre = points[group].mean(axis=0)
+        if alone:
+            x, y = centre
+            axes.text(x, y, str(group[0] + 1), **_text("white", 10, 5), weight="bold")
+        else:
+            # Dots that lie over each other in this view share one label, away from the centroid.
+            label = ", ".join(str(k + 1) for k in group)
+            offset = np.copysign(0.5 * spread + 0.24 * span, centre[1] + 1e-6)
+            axes.text(centre[0], centre[1] + offset, label, **_text(INK, 9, 5), weight="bold")
+    _draw_scale_bar(axes, span)
+
+
+def _overlapping(points: NDArray[np.float64], distance: float) -> list[list[int]]:
+    """Indices grouped by place: points closer than `distance` to a group's first share a label."""
+    groups: list[list[int]] = []
+    for k, point in enumerate(points):
+        for group in groups:
+            if np.linalg.norm(points[group[0]] - point) < distance:
+                group.append(k)
+                break
+        else:
+            groups.append([k])
+    return groups
+
+
+def _draw_azimuths(axes: Axes, span: float) -> None:
+    """The circle of azimuths with its marks, the 0 degree arrow and the positive direction."""
+    radius = 1.5 * span
+    axes.add_patch(Circle((0, 0), radius, fill=False, ec=FAINT, lw=1.2, zorder=1))
+    for azimuth in range(-150, 181, 30):
+        cos, sin = np.cos(np.radians(azimuth)), np.sin(np.radians(azimuth))
+        axes.plot(
+            [0.97 * radius * cos, 1.03 * radius * cos],
+            [0.97 * radius * sin, 1.03 * radius * sin],
+            color=FAINT,
+            lw=1.2,
+        )
+        if azimuth % 90 == 0 and azimuth != 0:
+            place = 1.15 * radius
+            axes.text(place * cos, place * sin, f"{azimuth}°", **_text(INK, 10, 3))
+    _draw_axis(axes, span, (1, 0), "0°  (+x)")
+    _draw_axis(axes, span, (0, 1), "+y")
+    _draw_turn(axes, radius, "positive azimuth")
+
+
+def _draw_elevations(axes: Axes, span: float) -> None:
+    """The half circle of elevations with its marks and the upward axis."""
+    radius = 1.5 * span
+    angles = np.radians(np.linspace(-90, 90, 91))
+    axes.plot(radius * np.cos(angles), radius * np.sin(angles), color=FAINT, lw=1.2, zorder=1)
+    for elevation in (-90, -60, -30, 60, 90):
+        cos, sin = np.cos(np.radians(elevation)), np.sin(np.radians(elevation))
+        place = 1.13 * radius
+        axes.plot(
+            [0.97 * radius * cos, 1.03 * radius * cos],
+            [0.97 * radius * sin, 1.03 * radius * sin],
+            color=FAINT,
+            lw=1.2,
+        )
+        axes.text(place * cos, place * sin, f"{elevation}°", **_text(INK, 9, 3))
+    _draw_axis(axes, span, (1, 0), "0°  (+x)")
+    _draw_axis(axes, span, (0, 1), "+z up")
+    _draw_turn(axes, radius, "positive elevation")
+
+
+def _draw_axis(axes: Axes, span: float, towards: tuple[float, float], label: str) -> None:
+    """An arrow from the centroid; the 0 degree one is long and coloured."""
+    zero = towards == (1, 0)
+    length = (1.5 if zero else 1.25) * span
+    tip = (length * towards[0], length * towards[1])
+    axes.add_patch(
+        FancyArrowPatch(
+            (0, 0),
+            tip,
+            arrowstyle="-|>",
+            mutation_scale=16 if zero else 12,
+            color=DIRECTION if zero else INK,
+            lw=2 if zero else 1,
+            alpha=1 if zero else 0.6,
+            shrinkA=0,
+            shrinkB=0,
+            zorder=3,
+        )
+    )
+    if zero:
+        axes.text(tip[0] + 0.09 * span, 0, label, color=DIRECTION, fontsize=11, va="center")
+    else:
+        axes.text(0.08 * span, tip[1] - 0.02 * span, label, color=INK, fontsize=10, va="center")
+
+
+def _draw_turn(axes: Axes, radius: float, label: str) -> None:
+    """The arc with an arrow head from 8 to 52 degrees: the way in which azimuth grows."""
+    angles = np.radians(np.linspace(8, 52, 40))
+    x, y = radius * np.cos(angles), radius * np.sin(angles)
+    axes.plot(x, y, color=DIRECTION, lw=2.2, zorder=3)
+    axes.add_patch(
+        FancyArrowPatch(
+            (x[-2], y[-2]), (x[-1], y[-1]), arrowstyle="-|>", mutation_scale=16, color=DIRECTION
+        )
+    )
+    axes.text(
+        1.08 * radius * np.cos(np.radians(38)),
+        1.08 * radius * np.sin(np.radians(38)),
+        label.replace(" ", "\n"),
+        color=DIRECTION,
+        fontsize=9,
+        va="center",
+    )
+
+
+def _draw_source(axes: Axes, span: float, x: float, y: float, source: tuple[float, float]) -> None:
+    """A mark in the direction of a sound, with its azimuth and elevation."""
+    radius = 1.5 * span
+    axes.plot([0, radius * x], [0, radius * y], color=MARK, lw=1.2, ls=(0, (4, 3)), zorder=2)
+    axes.plot(radius * x, radius * y, "o", color=MARK, markersize=9, zorder=6)
+    axes.text(
+        radius * x,
+        radius * y + (0.24 if y >= 0 else -0.24) * span,
+        f"sound at {source[0]:.0f}°,\nelevation {source[1]:.0f}°",
+        bbox={"fc": "white", "ec": "none", "alpha": 0.85, "pad": 1.5},
+        **_text(MARK, 9, 6),
+    )
+
+
+def _draw_scale_bar(axes: Axes, span: float) -> None:
+    """A bar of a round number of centimetres in the lower left corner."""
+    centimetres = max((b for b in _BARS_CM if b / 100 <= 1.2 * span), default=_BARS_CM[0])
+    x, y = -1.9 * span, -1.85 * span
+    axes.plot([x, x + centimetres / 100], [y, y], color=INK, lw=3, solid_capstyle="butt")
+    axes.text(x, y + 0.07 * span, f"{centimetres:g} cm", color=INK, fontsize=9, va="bottom")
+
+
+def _text(color: str, size: int, zorder: int) -> dict[str, Any]:
+    """Settings of a centred label."""
+    return {"color": color, "fontsize": size, "ha": "center", "va": "center", "zorder": zorder}
