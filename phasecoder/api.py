@@ -248,7 +248,7 @@ def _predict_blocks(
         found = True
         answer = dict(model.predict(window_batch(windows, positions)))
         count = len(windows)
-        power = np.mean(np.square(windows, dtype=np.float64), axis=(1, 2))
+        power = np.var(windows, axis=2, dtype=np.float64).mean(axis=1)
         answer["level_db"] = 10 * np.log10(np.maximum(power, 1e-20))
         answer["time"] = ((index + np.arange(count)) * hop + WINDOW / 2) / SAMPLE_RATE
         yield _complete(answer, count)

@@ -28,6 +28,8 @@ MAX_CLIPS = 64
 MAX_MICS = CHANNEL_BUCKETS[-1]
 # The level that training clips have on average; only features of the paper's kind depend on it.
 TARGET_RMS = 0.05
+# A channel this far (60 dB) under the median of its neighbours carries no sound.
+DEAD_POWER = 1e-6
 _CHECKPOINTS = Path(__file__).parent / "pretrained"
 DEFAULT_NAME = "plus-small"
 _INPUTS = ("audio", "mic_positions", "mic_mask")
@@ -135,16 +137,18 @@ class Encoder:
 def window_batch(windows: NDArray[np.floating[Any]], positions: NDArray[np.floating[Any]]) -> Batch:
     """The model's input from windows [b, m, 4000] of one array with positions [m, 3] (metres).
 
-    Each window is brought to the level of the training clips (RMS 0.05); digital silence stays. A
-    microphone without a single non-zero sample in a window is masked there.
+    Each channel loses its mean (a DC offset is no sound) and each window is brought to the level of
+    the training clips (RMS 0.05); digital silence stays. A microphone that is 60 dB weaker than the
+    others in a window is dead and masked there.
     """
     windows = np.asarray(windows, np.float32)
-    live = np.any(windows != 0, axis=2)
+    windows = windows - windows.mean(axis=2, keepdims=True)
+    power = np.mean(np.square(windows, dtype=np.float64), axis=2)
+    live = power > DEAD_POWER * np.median(power, axis=1, keepdims=True)
     mask = live | (live.sum(axis=1, keepdims=True) < 2)
     count = mask.sum(axis=1)[:, None, None]
-    power = np.sum(np.square(windows, dtype=np.float64), axis=(1, 2), keepdims=True)
-    rms = np.sqrt(power / (count * windows.shape[2]))
-    scale = np.where(rms > 0, TARGET_RMS / np.maximum(rms, 1e-12), 1.0)
+    rms = np.sqrt(np.sum(power * mask, axis=1)[:, None, None] / count)
+    scale = mask[..., None] * np.where(rms > 0, TARGET_RMS / np.maximum(rms, 1e-12), 1.0)
     where = np.asarray(positions, np.float64)[None] * mask[..., None]
     centred = (where - where.sum(axis=1, keepdims=True) / count) * mask[..., None]
     return {

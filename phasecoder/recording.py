@@ -16,6 +16,7 @@ import numpy as np
 import soxr
 from numpy.typing import NDArray
 
+from spatial_core.audio.checks import name_channels
 from spatial_core.audio.io import load_audio
 from spatial_core.data.records import HOP, SAMPLE_RATE, WINDOW
 from spatial_core.errors import InputError
@@ -26,6 +27,10 @@ BLOCK = 64 * HOP
 MIN_RATE, MAX_RATE = 2000, 768000
 FULL_SCALE = 0.999
 _CLIPPED_SHARE = 1e-3
+# Power of -110 dB re full scale, under the last bit of 16-bit audio.
+SILENT_POWER = 1e-11
+# A channel 60 dB under the others is dead: the same rule as for single windows.
+DEAD_POWER = 1e-6
 
 AudioInput = str | Path | NDArray[Any] | Iterable[NDArray[Any]]
 
@@ -43,8 +48,9 @@ class Recording:
     source_rate: int
     notes: list[str] = field(default_factory=list)
     samples: int = 0
-    _peak: NDArray[np.float32] | None = None
-    _difference: NDArray[np.float32] | None = None
+    _sum: NDArray[np.float64] | None = None
+    _energy: NDArray[np.float64] | None = None
+    _copies: NDArray[np.bool_] | None = None
     _clipped: int = 0
 
     def __iter__(self) -> Iterator[NDArray[np.float32]]:
@@ -67,29 +73,30 @@ class Recording:
         Raises InputError for a recording without a sample or without sound, a mono recording
         copied to all channels, or fewer than two live channels.
         """
-        if self.samples == 0 or self._peak is None or self._difference is None:
+        if self.samples == 0 or self._sum is None or self._energy is None or self._copies is None:
             raise InputError(f"{self.name} holds no samples")
-        if not np.any(self._peak > 0):
+        # The variance: a constant offset is no sound.
+        power = self._energy / self.samples - np.square(self._sum / self.samples)
+        if not np.any(power > SILENT_POWER):
             raise InputError(
-                f"{self.name} is digital silence: every sample of all {len(self._peak)} channels is "
-                "zero; check the recorder's input and gain"
+                f"{self.name} is digital silence: all {len(power)} channels are zero or constant "
+                "throughout; check the recorder's input and gain"
             )
-        dead = np.flatnonzero(self._peak == 0)
-        if len(self._peak) - len(dead) < 2:
+        live = power > max(SILENT_POWER, DEAD_POWER * float(np.median(power)))
+        dead = np.flatnonzero(~live)
+        if len(power) - len(dead) < 2:
             raise InputError(
-                f"{self.name}: only {len(self._peak) - len(dead)} of {len(self._peak)} channels "
-                "carries sound; a direction needs at least two"
+                f"{self.name}: only {len(power) - len(dead)} of {len(power)} channels carries "
+                "sound; a direction needs at least two"
             )
-        live = self._peak > 0
-        if not np.any(self._difference[live] > 0):
+        if np.all(self._copies[live]):
             raise InputError(
                 f"{self.name}: all channels are identical, so this is one microphone copied (mono); "
                 "record the microphones on separate channels"
             )
         notes = list(self.notes)
         if len(dead):
-            listed = ", ".join(str(channel + 1) for channel in dead)
-            notes.append(f"channel {listed} is silent throughout and was left out")
+            notes.append(f"left out: {name_channels(dead)}, silent while the others carry sound")
         if self._clipped > _CLIPPED_SHARE * self.samples:
             notes.append(
                 f"{100 * self._clipped / self.samples:.1f} % of the samples are at full scale "
@@ -110,17 +117,15 @@ class Recording:
                 f"{self.name}: sample at {(self.samples + sample) / SAMPLE_RATE:.3f} s of channel "
                 f"{channel + 1} is {block[channel, sample]}; export the recording again"
             )
-        level = np.abs(block)
-        peak = level.max(axis=1)
-        live = np.flatnonzero(peak > 0)
-        first = block[live[0]] if len(live) else block[0]
-        # Differences to the first live channel: rounding of the resampler stays under 1e-6.
-        difference = np.abs(block - first).max(axis=1) - 1e-6 * peak
-        self._peak = peak if self._peak is None else np.maximum(self._peak, peak)
-        self._difference = (
-            difference if self._difference is None else np.maximum(self._difference, difference)
-        )
-        self._clipped += int((level.max(axis=0) >= FULL_SCALE).sum())
+        if self._sum is None or self._energy is None or self._copies is None:
+            self._sum = np.zeros(len(block))
+            self._energy = np.zeros(len(block))
+            self._copies = np.ones(len(block), bool)
+        self._sum += block.sum(axis=1, dtype=np.float64)
+        self._energy += np.einsum("ct,ct->c", block, block, dtype=np.float64)
+        loudest = block[int(np.argmax(self._energy))]
+        self._copies &= np.all(np.abs(block - loudest) <= 1e-6 * np.abs(loudest), axis=1)
+        self._clipped += int(np.any(np.abs(block) >= FULL_SCALE, axis=0).sum())
 
 
 def open_recording(audio: AudioInput, array: MicArray, sample_rate: int | None) -> Recording:
