@@ -1,0 +1,301 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checkpoints: Orbax writes the arrays, a digest manifest says whether they are still what was written.
+
+    workdir/checkpoints/00001000/state/...      Orbax
+    workdir/checkpoints/00001000/manifest.json  written last: shapes and types by path, sha256 of files
+    workdir/checkpoints/best.json               step, metric and value of the best one
+
+A folder without a manifest is an interrupted save and is removed. Orbax alone neither notices a flipped
+byte nor refuses another dtype, so a restore first checks the files against the manifest and then the
+manifest against the state that is wanted. This is the only file that imports Orbax.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from orbax.checkpoint import v1 as ocp
+
+from spatial_core.errors import InputError
+from spatial_core.train.partition import path_name
+
+_MANIFEST = "manifest.json"
+_FORMAT = 1
+
+
+class Checkpoints:
+    """The checkpoints of one run. On several hosts all processes call it; process 0 owns the files.
+
+    `say` receives one line for each thing a person should know (a damaged checkpoint set aside).
+    """
+
+    def __init__(self, workdir: Path, keep: int = 2, say: Callable[[str], None] = print) -> None:
+        self.directory = Path(workdir).resolve() / "checkpoints"
+        self.keep = keep
+        self.say = say
+
+    def steps(self) -> list[int]:
+        """Steps of the completed checkpoints, ascending."""
+        if not self.directory.is_dir():
+            return []
+        complete = (path.parent.name for path in self.directory.glob(f"*/{_MANIFEST}"))
+        return sorted(int(name) for name in complete if name.isdigit())
+
+    def save(self, state: dict[str, Any]) -> int:
+        """Writes the state under its own step and drops the oldest beyond `keep`; returns the step."""
+        step = int(jax.device_get(state["step"]))
+        folder = self._folder(step)
+        if (folder / _MANIFEST).exists():
+            return step
+        if _is_writer():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+        _sync(f"checkpoint-{step}-folder")
+        plain = _to_plain(state)
+        ocp.save(folder / "state", plain)
+        _sync(f"checkpoint-{step}-state")
+        if _is_writer():
+            manifest = {
+                "format": _FORMAT,
+                "step": step,
+                "leaves": _leaf_table(state),
+                "files": _file_digests(folder / "state"),
+            }
+            _write_json(folder / _MANIFEST, manifest)
+            self._drop_old()
+        return step
+
+    def mark_best(self, step: int, metric: str, value: float) -> None:
+        """Says that the checkpoint of this step is the best so far; it is then kept."""
+        if _is_writer():
+            _write_json(
+                self.directory / "best.json", {"step": step, "metric": metric, "value": value}
+            )
+            self._drop_old()
+
+    def best(self) -> dict[str, Any] | None:
+        """{"step", "metric", "value"} of the best checkpoint, if one was marked and is still there."""
+        path = self.directory / "best.json"
+        if not path.exists():
+            return None
+        best: dict[str, Any] = json.loads(path.read_text())
+        return best if best["step"] in self.steps() else None
+
+    def clean(self) -> None:
+        """Removes interrupted saves."""
+        if not _is_writer() or not self.directory.is_dir():
+            return
+        for folder in self.directory.iterdir():
+            if folder.name.isdigit() and not (folder / _MANIFEST).exists():
+                shutil.rmtree(folder)
+                self.say(f"removed the unfinished checkpoint {folder.name}")
+
+    def restore_latest(self, abstract: dict[str, Any]) -> dict[str, Any] | None:
+        """The newest sound checkpoint in the shapes, types and shardings of `abstract`; None: no checkpoint.
+
+        A damaged one is renamed to NAME.damaged and the one before it is used. Raises InputError when
+        none of those that are there is sound, or when its structure differs from `abstract`.
+        """
+        steps = self.steps()
+        for step in reversed(steps):
+            problem = self.damage(step)
+            if problem is None:
+                return self._load(step, abstract)
+            self._set_aside(step, problem)
+        if steps:
+            raise InputError(
+                f"all {len(steps)} checkpoints in {self.directory} are damaged; they were renamed, not "
+                "deleted. Start the same command again to train from the beginning"
+            )
+        return None
+
+    def damage(self, step: int) -> str | None:
+        """What is wrong with the files of a checkpoint, or None."""
+        folder = self._folder(step)
+        try:
+            manifest = json.loads((folder / _MANIFEST).read_text())
+            recorded = manifest["files"]
+        except (ValueError, KeyError) as error:
+            return f"its manifest cannot be read ({error})"
+        found = _file_digests(folder / "state")
+        for name in sorted(recorded.keys() | found.keys()):
+            if name not in found:
+                return f"state/{name} is missing"
+            if name not in recorded:
+                return f"state/{name} does not belong to it"
+            if recorded[name] != found[name]:
+                return f"state/{name} has changed since it was written"
+        return None
+
+    def load_params(self, which: str | int = "latest", average: bool = True) -> tuple[Any, int]:
+        """Parameters as a nested dict of numpy arrays, and their step; needs no model.
+
+        `which`: "latest", "best" or a step. The running average is preferred unless `average` is
+        False. Raises InputError for no such or a damaged checkpoint.
+        """
+        step = self._choose(which)
+        problem = self.damage(step)
+        if problem:
+            raise InputError(f"checkpoint {self._folder(step)} is damaged: {problem}")
+        leaves = json.loads((self._folder(step) / _MANIFEST).read_text())["leaves"]
+        names = {name.split("/", 1)[0] for name in leaves}
+        prefix = "ema" if average and "ema" in names else "params"
+        sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        wanted = {
+            tuple(name.split("/")): jax.ShapeDtypeStruct(
+                tuple(shape), np.dtype(dtype), sharding=sharding
+            )
+            if name.startswith(prefix + "/")
+            else ...
+            for name, (shape, dtype) in leaves.items()
+        }
+        loaded = ocp.load(self._folder(step) / "state", _nest(wanted))
+        return jax.tree.map(np.asarray, loaded[prefix]), step
+
+    def _choose(self, which: str | int) -> int:
+        steps = self.steps()
+        if not steps:
+            raise InputError(f"no checkpoint in {self.directory}")
+        if which == "best":
+            best = self.best()
+            if best is None:
+                raise InputError(f"no best checkpoint is marked in {self.directory}")
+            return int(best["step"])
+        if which == "latest":
+            return steps[-1]
+        if int(which) not in steps:
+            raise InputError(
+                f"no checkpoint of step {which} in {self.directory}; there are {steps}"
+            )
+        return int(which)
+
+    def _load(self, step: int, abstract: dict[str, Any]) -> dict[str, Any]:
+        leaves = json.loads((self._folder(step) / _MANIFEST).read_text())["leaves"]
+        different = _leaf_differences(leaves, _leaf_table(abstract))
+        if different:
+            raise InputError(
+                f"checkpoint {self._folder(step)} does not fit this model or optimizer:\n  "
+                + "\n  ".join(different)
+            )
+        loaded = ocp.load(self._folder(step) / "state", _to_plain(abstract))
+        return _from_plain(abstract, loaded)
+
+    def _set_aside(self, step: int, problem: str) -> None:
+        folder = self._folder(step)
+        target = folder.with_name(folder.name + ".damaged")
+        number = 1
+        while target.exists():
+            number += 1
+            target = folder.with_name(f"{folder.name}.damaged-{number}")
+        _sync(f"checkpoint-{step}-damaged")
+        if _is_writer():
+            folder.rename(target)
+        _sync(f"checkpoint-{step}-aside")
+        self.say(f"checkpoint {step} is damaged ({problem}); set aside as {target.name}")
+
+    def _drop_old(self) -> None:
+        steps = self.steps()
+        best = self.best()
+        for step in steps[: -self.keep]:
+            if best is None or step != best["step"]:
+                # The manifest goes first: a half-deleted folder must not look complete.
+                (self._folder(step) / _MANIFEST).unlink()
+                shutil.rmtree(self._folder(step))
+
+    def _folder(self, step: int) -> Path:
+        return self.directory / f"{step:08d}"
+
+
+def tree_digest(tree: Any) -> str:
+    """sha256 over the paths, shapes, types and bytes of all leaves (of arrays on this host)."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(jax.device_get(tree)):
+        array = np.ascontiguousarray(leaf)
+        digest.update(f"{path_name(path)} {array.shape} {array.dtype}\n".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def _leaf_table(tree: Any) -> dict[str, list[Any]]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {path_name(path): [list(leaf.shape), str(leaf.dtype)] for path, leaf in leaves}
+
+
+def _leaf_differences(saved: dict[str, list[Any]], wanted: dict[str, list[Any]]) -> list[str]:
+    lines = []
+    for name in sorted(saved.keys() | wanted.keys()):
+        if name not in wanted:
+            lines.append(f"{name}: only in the checkpoint {_shape(saved[name])}")
+        elif name not in saved:
+            lines.append(f"{name}: not in the checkpoint, wanted {_shape(wanted[name])}")
+        elif saved[name] != wanted[name]:
+            lines.append(f"{name}: {_shape(saved[name])} saved, {_shape(wanted[name])} wanted")
+    return lines[:20] + ([f"and {len(lines) - 20} more"] if len(lines) > 20 else [])
+
+
+def _shape(entry: list[Any]) -> str:
+    return f"{entry[1]}{entry[0]}"
+
+
+def _to_plain(tree: Any) -> dict[str, Any]:
+    """The leaves in nested dicts by path: optax's own node types stay out of the files."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return _nest({tuple(path_name(path).split("/")): leaf for path, leaf in leaves})
+
+
+def _nest(flat: dict[tuple[str, ...], Any]) -> dict[str, Any]:
+    nested: dict[str, Any] = {}
+    for path, leaf in flat.items():
+        node = nested
+        for key in path[:-1]:
+            node = node.setdefault(key, {})
+        node[path[-1]] = leaf
+    return nested
+
+
+def _from_plain(template: Any, plain: dict[str, Any]) -> Any:
+    def pick(path: tuple[Any, ...], _: Any) -> Any:
+        node: Any = plain
+        for key in path_name(path).split("/"):
+            node = node[key]
+        return node
+
+    return jax.tree_util.tree_map_with_path(pick, template)
+
+
+def _file_digests(folder: Path) -> dict[str, str]:
+    digests = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            with path.open("rb") as file:
+                name = path.relative_to(folder).as_posix()
+                digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return digests
+
+
+def _write_json(path: Path, value: Any) -> None:
+    """Whole or not at all, also if the machine stops in between."""
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("w") as file:
+        json.dump(value, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def _is_writer() -> bool:
+    return jax.process_index() == 0
+
+
+def _sync(name: str) -> None:
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""All settings of a training run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from spatial_core.errors import InputError
+from spatial_core.train.optim import OptimizerConfig
+from spatial_core.train.partition import MeshConfig
+from spatial_core.train.task import DataStream, Task
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """What to train, on what, for how long.
+
+    Times are in steps. `checkpoint_every`, `eval_every`, 0: only at the end; `log_every` is the
+    stride of console lines, JSONL records and TensorBoard points (means over the steps since the
+    last). Validation runs `task.loss(train=False)` over the first `validation_batches` batches of
+    `validation`. With `best_metric` (such as "loss" or a metric of the task) the checkpoint with its
+    lowest ("min") or highest ("max") validation value is kept besides the `keep` latest. `evaluate`
+    is called with (task, params) at every validation and adds its metrics. `init_from` starts from
+    the parameters of another run's directory or of a .safetensors file. More than `nonfinite_budget`
+    steps with a non-finite loss or gradient stop the run.
+    """
+
+    task: Task
+    data: DataStream
+    steps: int = 1000
+    validation: DataStream | None = None
+    validation_batches: int = 8
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    seed: int = 0
+    log_every: int = 50
+    checkpoint_every: int = 1000
+    keep: int = 2
+    eval_every: int = 0
+    best_metric: str | None = None
+    best_mode: Literal["min", "max"] = "min"
+    evaluate: Callable[[Task, Any], dict[str, float]] | None = None
+    init_from: str | None = None
+    nonfinite_budget: int = 20
+
+    def __post_init__(self) -> None:
+        for name, least in (("steps", 1), ("log_every", 1), ("keep", 1), ("validation_batches", 1)):
+            if getattr(self, name) < least:
+                raise InputError(f"TrainConfig.{name} is {getattr(self, name)}: at least {least}")
+        for name in ("checkpoint_every", "eval_every", "nonfinite_budget"):
+            if getattr(self, name) < 0:
+                raise InputError(f"TrainConfig.{name} is {getattr(self, name)}: at least 0")
+        if self.best_mode not in ("min", "max"):
+            raise InputError(f"TrainConfig.best_mode is {self.best_mode!r}: use 'min' or 'max'")
+        if self.best_metric and self.validation is None and self.evaluate is None:
+            raise InputError("TrainConfig.best_metric needs TrainConfig.validation")
+        if self.eval_every and self.validation is None and self.evaluate is None:
+            raise InputError("TrainConfig.eval_every needs TrainConfig.validation")

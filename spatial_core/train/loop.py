@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: Apache-2.0
+"""THE training loop: any Task, any DataStream, one or many devices, stoppable at any step."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from spatial_core.errors import InputError
+from spatial_core.io.writers import ConsoleWriter, JsonlWriter, TensorBoardWriter
+from spatial_core.train import guards, partition, workdir
+from spatial_core.train.checkpoint import Checkpoints
+from spatial_core.train.config import TrainConfig
+from spatial_core.train.meter import Meter
+from spatial_core.train.preempt import StopSignal
+from spatial_core.train.program import Program, compile_program
+from spatial_core.train.state import eval_params
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """The end of a run. `stopped_by` names the signal when it is to be continued, else None."""
+
+    state: dict[str, Any]
+    step: int
+    metrics: dict[str, float]
+    stopped_by: str | None = None
+
+    @property
+    def params(self) -> Any:
+        """The parameters to evaluate: the running average where there is one."""
+        return eval_params(self.state)
+
+
+def train(config: TrainConfig, directory: str | Path) -> TrainResult:
+    """Trains until `config.steps`, or goes on with the run in `directory`.
+
+    All files are written there (see docs/train.md). The same call after a stop of any kind gives the
+    same parameters, bit by bit, as a run that was never stopped. Raises InputError for a directory
+    of another experiment or data that does not fit; guards.NonFiniteError past the budget.
+    """
+    directory = Path(directory)
+    workdir.claim(directory, config)
+    program = compile_program(config)
+    with contextlib.ExitStack() as stack:
+        console = ConsoleWriter(config.steps) if workdir.is_writer() else None
+        run = _Run(config, directory, program, console)
+        stack.callback(run.close)
+        stop = stack.enter_context(StopSignal())
+        return run.train(stop)
+
+
+class _Run:
+    """One call of `train`: the state, the open writers and the step that is still in flight."""
+
+    def __init__(
+        self, config: TrainConfig, directory: Path, program: Program, console: ConsoleWriter | None
+    ) -> None:
+        self.config, self.program, self.directory = config, program, directory
+        self.console = console
+        self.checkpoints = Checkpoints(directory, config.keep, self.say)
+        self.state = self._initial_state()
+        self.start = int(self.state["step"])
+        self.metrics: dict[str, float] = {}
+        self.validation_batches: list[dict[str, jax.Array]] | None = None
+        self.meter = Meter(config.data.batch_size, self.start, config.steps)
+        self.skipped = int(self.state["skipped"])
+        self.files: list[Any] = []
+        if console:
+            self.files.append(JsonlWriter(directory / "metrics.jsonl", self.start))
+            self.files.append(TensorBoardWriter(directory / "tensorboard", self.start))
+
+    def say(self, text: str) -> None:
+        if self.console:
+            self.console.say(text)
+
+    def close(self) -> None:
+        for writer in [*self.files, *([self.console] if self.console else [])]:
+            writer.close()
+
+    def _initial_state(self) -> dict[str, Any]:
+        self.checkpoints.clean()
+        restored = self.checkpoints.restore_latest(self.program.abstract_state)
+        if restored is not None:
+            self.say(f"resuming from step {int(restored['step'])}")
+            return restored
+        if self.config.init_from:
+            params = workdir.initial_params(self.config.init_from)
+            self.say(f"starting from the parameters in {self.config.init_from}")
+            return self.program.init_from(params)
+        return self.program.init()
+
+    def train(self, stop: StopSignal) -> TrainResult:
+        config, step = self.config, self.start
+        in_flight: tuple[int, Any, dict[str, np.ndarray]] | None = None
+        with contextlib.closing(self._batches()) as batches:
+            while step < config.steps and not stop.requested(step):
+                with self.meter.waiting_for_data():
+                    batch = next(batches)
+                placed = partition.place_batch(batch, self.program.batch_sharding)
+                with jax.transfer_guard("disallow"):
+                    self.state, metrics = self.program.step(self.state, placed)
+                step += 1
+                # Step n runs on the device while the host reads the metrics of step n - 1.
+                if in_flight:
+                    self._finish(*in_flight)
+                in_flight = (step, metrics, batch)
+                if self._is_boundary(step):
+                    self._finish(*in_flight)
+                    in_flight = None
+                    self._at_boundary(step)
+            if in_flight:
+                self._finish(*in_flight)
+        self.checkpoints.save(self.state)
+        if step < config.steps:
+            self.say(f"{stop.name}: saved step {step}; the same command goes on from there")
+        return TrainResult(
+            self.state, step, self.metrics, stop.name if step < config.steps else None
+        )
+
+    def _batches(self) -> Iterator[dict[str, np.ndarray]]:
+        config, hosts = self.config, jax.process_count()
+        size = guards.local_batch_size(config.data, hosts, jax.device_count())
+        stream = iter(config.data.iterate(self.start, jax.process_index(), hosts))
+        try:
+            for batch in stream:
+                yield guards.check_batch(batch, config.task, size)
+            raise InputError("the data stream ended; a training stream has to go on without end")
+        finally:
+            if hasattr(stream, "close"):
+                stream.close()
+
+    def _finish(self, step: int, metrics: Any, batch: dict[str, np.ndarray]) -> None:
+        """Reads the metrics of a step: counts, guards, logs."""
+        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        finite = bool(values.pop("finite"))
+        if not finite:
+            self._count_bad(step, values, batch)
+        self.meter.add(values, finite)
+        if self.console:
+            self.console.advance(step)
+        if step % self.config.log_every == 0 or step == self.config.steps:
+            means, seconds_left = self.meter.record(step)
+            self.metrics = {**self.metrics, **means, "skipped": float(self.skipped)}
+            self._write(step, means)
+            if self.console:
+                self.console.write(step, means, seconds_left)
+
+    def _write(self, step: int, values: dict[str, float]) -> None:
+        for writer in self.files:
+            writer.write(step, values)
+
+    def _count_bad(self, step: int, values: dict[str, float], batch: dict[str, np.ndarray]) -> None:
+        self.skipped = int(values["skipped"])
+        self.say(
+            f"step {step}: loss {values['loss']:.4g}, gradient norm {values['grad_norm']:.4g}; "
+            f"skipped ({self.skipped} of at most {self.config.nonfinite_budget})"
+        )
+        if self.skipped > self.config.nonfinite_budget:
+            folder = guards.write_debug_bundle(
+                self.directory / "debug" / f"step_{step:08d}-host_{jax.process_index()}",
+                step,
+                batch,
+                values,
+                self.state["params"],
+            )
+            raise guards.NonFiniteError(
+                f"{self.skipped} steps were not finite (nonfinite_budget "
+                f"{self.config.nonfinite_budget}); the last batch and a report are in {folder}"
+            )
+
+    def _is_boundary(self, step: int) -> bool:
+        config = self.config
+        every = (config.checkpoint_every, config.eval_every)
+        return step == config.steps or any(n and step % n == 0 for n in every)
+
+    def _at_boundary(self, step: int) -> None:
+        config, begin = self.config, time.monotonic()
+        last = step == config.steps
+        if config.checkpoint_every and step % config.checkpoint_every == 0:
+            self.checkpoints.save(self.state)
+        validated = config.validation is not None or config.evaluate is not None
+        if validated and (last or (config.eval_every and step % config.eval_every == 0)):
+            self._validate(step)
+        self.meter.pause(time.monotonic() - begin)
+
+    def _validate(self, step: int) -> None:
+        params = eval_params(self.state)
+        values: dict[str, float] = {}
+        if self.config.validation is not None:
+            reports = [self.program.evaluate(params, batch) for batch in self._validation_batches()]
+            stacked = jax.device_get(reports)
+            values = {name: float(np.mean([r[name] for r in stacked])) for name in stacked[0]}
+        if self.config.evaluate is not None:
+            values |= self.config.evaluate(self.config.task, params)
+        named = {f"validation/{name}": value for name, value in values.items()}
+        self.metrics = {**self.metrics, **named}
+        self._write(step, named)
+        self.say(
+            f"step {step}  validation: " + "  ".join(f"{k} {v:.4g}" for k, v in values.items())
+        )
+        if self.config.best_metric:
+            self._keep_best(step, values)
+
+    def _validation_batches(self) -> list[dict[str, jax.Array]]:
+        """Made once and kept: the same batches at every validation."""
+        if self.validation_batches is None:
+            config, host, hosts = self.config, jax.process_index(), jax.process_count()
+            data = config.validation
+            assert data is not None
+            size = guards.local_batch_size(data, hosts, jax.device_count())
+            self.validation_batches = []
+            for index in range(config.validation_batches):
+                batch = guards.check_batch(data.batch(index, host, hosts), config.task, size)
+                placed = partition.place_batch(batch, self.program.batch_sharding)
+                self.validation_batches.append(placed)
+        return self.validation_batches
+
+    def _keep_best(self, step: int, values: dict[str, float]) -> None:
+        metric = str(self.config.best_metric)
+        if metric not in values:
+            raise InputError(f"best_metric {metric!r} is not among the metrics {sorted(values)}")
+        best = self.checkpoints.best()
+        sign = 1 if self.config.best_mode == "min" else -1
+        if best is None or sign * values[metric] < sign * best["value"]:
+            self.checkpoints.save(self.state)
+            self.checkpoints.mark_best(step, metric, values[metric])

@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which part of which array lives on which device: a (data, fsdp) mesh and path rules."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from spatial_core.errors import InputError
+from spatial_core.train.task import Rules
+
+AXES = ("data", "fsdp")
+
+
+@dataclass(frozen=True)
+class MeshConfig:
+    """Devices as a grid of `data` x `fsdp`; -1 once means 'all that are left'.
+
+    The batch is split over both axes. Parameters with at least `fsdp_min_size` elements are split
+    over `fsdp`, along their largest divisible dimension, unless a rule of the task says otherwise.
+    """
+
+    data: int = -1
+    fsdp: int = 1
+    fsdp_min_size: int = 2**18
+
+
+def make_mesh(config: MeshConfig) -> Mesh:
+    """The mesh over all devices of all processes."""
+    count = jax.device_count()
+    sizes = [config.data, config.fsdp]
+    if sizes.count(-1) > 1 or any(size == 0 or size < -1 for size in sizes):
+        raise InputError(
+            f"mesh data={config.data}, fsdp={config.fsdp}: positive sizes, at most one -1"
+        )
+    if -1 in sizes:
+        known = math.prod(size for size in sizes if size != -1)
+        sizes[sizes.index(-1)] = count // known if count % known == 0 else 0
+    if math.prod(sizes) != count:
+        raise InputError(
+            f"a mesh of data={config.data} x fsdp={config.fsdp} does not use the {count} devices here; "
+            "set MeshConfig.data and MeshConfig.fsdp so that their product is that"
+        )
+    # Auto, not make_mesh's default Explicit: under Explicit ordinary layers fail once fsdp > 1.
+    return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def path_name(path: tuple[Any, ...]) -> str:
+    """'block_0/attention/kernel' for a key path of jax.tree_util."""
+    return "/".join(_key_name(key) for key in path)
+
+
+def _key_name(key: Any) -> str:
+    for attribute in ("key", "name", "idx"):
+        if hasattr(key, attribute):
+            return str(getattr(key, attribute))
+    return str(key)
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Axis 0 over all devices."""
+    return NamedSharding(mesh, PartitionSpec(AXES))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The whole array on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def param_specs(params: Any, rules: Rules, mesh: Mesh, fsdp_min_size: int) -> Any:
+    """A PartitionSpec for each parameter leaf (arrays or shapes)."""
+
+    def spec(path: tuple[Any, ...], leaf: Any) -> PartitionSpec:
+        name = path_name(path)
+        for pattern, axes in rules:
+            if re.search(pattern, name):
+                _check_rule(name, leaf.shape, pattern, axes, mesh)
+                return PartitionSpec(*axes)
+        return _default_spec(leaf.shape, mesh.shape["fsdp"], fsdp_min_size)
+
+    return jax.tree_util.tree_map_with_path(spec, params)
+
+
+def _default_spec(shape: tuple[int, ...], fsdp: int, min_size: int) -> PartitionSpec:
+    if fsdp == 1 or math.prod(shape) < min_size:
+        return PartitionSpec()
+    divisible = [(size, axis) for axis, size in enumerate(shape) if size % fsdp == 0]
+    if not divisible:
+        return PartitionSpec()
+    _, chosen = max(divisible)
+    return PartitionSpec(*("fsdp" if axis == chosen else None for axis in range(len(shape))))
+
+
+def _check_rule(
+    name: str, shape: tuple[int, ...], pattern: str, axes: tuple[str | None, ...], mesh: Mesh
+) -> None:
+    if len(axes) > len(shape):
+        raise InputError(
+            f"partition rule {pattern!r} has {len(axes)} axes, {name} has shape {shape}"
+        )
+    for size, axis in zip(shape, axes, strict=False):
+        if axis is not None and axis not in mesh.shape:
+            raise InputError(f"partition rule {pattern!r}: no mesh axis {axis!r}; there are {AXES}")
+        if axis is not None and size % mesh.shape[axis]:
+            raise InputError(
+                f"partition rule {pattern!r}: {name} with shape {shape} does not divide over "
+                f"{axis}={mesh.shape[axis]}"
+            )
+
+
+def state_shardings(abstract_state: dict[str, Any], specs: Any, mesh: Mesh) -> dict[str, Any]:
+    """NamedShardings for a whole train state.
+
+    Optimizer leaves that mirror a parameter (same path at the end, same shape) follow it; all else
+    (counters, step) is replicated.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(abstract_state["params"])
+    spec_leaves = jax.tree.leaves(specs, is_leaf=lambda x: isinstance(x, PartitionSpec))
+    known = {
+        path_name(path): (leaf.shape, spec)
+        for (path, leaf), spec in zip(leaves, spec_leaves, strict=True)
+    }
+
+    def sharding(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
+        keys = path_name(path).split("/")
+        for start in range(1, len(keys)):
+            shape, spec = known.get("/".join(keys[start:]), (None, None))
+            if shape == leaf.shape and spec is not None:
+                return NamedSharding(mesh, spec)
+        return replicated(mesh)
+
+    return jax.tree_util.tree_map_with_path(sharding, abstract_state)
+
+
+def place_batch(batch: dict[str, np.ndarray], sharding: NamedSharding) -> dict[str, jax.Array]:
+    """This host's slice of the batch as global arrays on the devices."""
+    return {
+        name: jax.make_array_from_process_local_data(sharding, value)
+        for name, value in batch.items()
+    }

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stopping in an orderly way: SIGTERM and Ctrl-C ask the loop to save and leave."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType, TracebackType
+
+import jax
+from jax.experimental import multihost_utils
+
+
+class StopSignal:
+    """Context in which SIGTERM and SIGINT only set a flag; a second one acts at once.
+
+    `name` is the signal that came, or None. Outside the main thread signals are left alone.
+    """
+
+    def __init__(self) -> None:
+        self.name: str | None = None
+        self._previous: dict[int, object] = {}
+
+    def __enter__(self) -> StopSignal:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._previous[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+        self._previous.clear()
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.name = signal.Signals(number).name
+        handler = self._previous.get(number, signal.SIG_DFL)
+        signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def requested(self, step: int) -> bool:
+        """Whether to stop after this step; on several hosts all answer alike at the same step."""
+        if jax.process_count() > 1:
+            if multihost_utils.reached_preemption_sync_point(step):
+                self.name = self.name or "SIGTERM"
+                return True
+            return False
+        return self.name is not None

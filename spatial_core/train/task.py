@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the training loop asks of a model and of a data stream."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import numpy as np
+
+Params = dict[str, Any]
+Batch = dict[str, Any]
+Metrics = dict[str, Any]
+Rules = tuple[tuple[str, tuple[str | None, ...]], ...]
+
+
+@runtime_checkable
+class Task(Protocol):
+    """A model with its loss: all that a trainer needs to know about it.
+
+    Every method is a pure function of its arguments and can be traced by `jax.jit`.
+    """
+
+    @property
+    def name(self) -> str:
+        """Short name for messages and reports."""
+        ...
+
+    @property
+    def partition_rules(self) -> Rules:
+        """(path regex, one mesh axis or None per dimension); the first that matches wins."""
+        ...
+
+    def init(self, rng: jax.Array) -> Params:
+        """Fresh parameters: a nested dict of float arrays."""
+        ...
+
+    def loss(
+        self, params: Params, batch: Batch, rng: jax.Array, train: bool
+    ) -> tuple[jax.Array, Metrics]:
+        """Scalar loss (mean over the batch) and scalar metrics; `rng` drives dropout."""
+        ...
+
+    def predict(self, params: Params, batch: Batch) -> dict[str, jax.Array]:
+        """Answers for a batch, arrays with the batch on axis 0."""
+        ...
+
+    def example_batch(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes and types of the batch leaves that `loss` reads, batch on axis 0."""
+        ...
+
+
+@runtime_checkable
+class DataStream(Protocol):
+    """A stream of batches that is a pure function of the step."""
+
+    @property
+    def batch_size(self) -> int:
+        """Examples in one global batch, over all hosts."""
+        ...
+
+    def batch(self, step: int, host: int = 0, hosts: int = 1) -> dict[str, np.ndarray]:
+        """This host's contiguous slice of the global batch of a step."""
+        ...
+
+    def iterate(
+        self, start_step: int = 0, host: int = 0, hosts: int = 1
+    ) -> Iterator[dict[str, np.ndarray]]:
+        """Batches of the steps start_step, start_step + 1, ... without end."""
+        ...
