@@ -20,15 +20,18 @@ from spatial_core.errors import InputError
 SAMPLE_RATE = 16000
 FRAME = 160  # samples (10 ms): the grid on which a clip's loudness is known and windows end
 MAX_CLIP_SECONDS = 3600.0
+PEAK = 0.9  # of full scale
+SILENT_PEAK = 1e-4  # below this a file is its own rounding noise
 MEMORY_LIMIT = 2 << 30  # bytes of PCM held in memory before a cache directory is asked for
 
 Pcm = np.ndarray  # int16, one clip or many end to end
 
 
 def decode_mono(path: str | os.PathLike[str]) -> Pcm:
-    """Decode an audio file to int16 [t] at 16 kHz, channels averaged.
+    """Decode an audio file to int16 [t] at 16 kHz: channels averaged, scaled to a common peak.
 
-    Raises InputError for a file that cannot be decoded, is longer than an hour, holds less than it
+    Scaled because quiet field recordings would keep only a few of the 16 bits, and because scenes
+    set levels anyway. Raises InputError for a file that cannot be decoded, is longer than an hour, holds less than it
     declares, or is not finite.
     """
     try:
@@ -53,7 +56,8 @@ def decode_mono(path: str | os.PathLike[str]) -> Pcm:
         raise InputError(f"{path}: holds samples that are not finite; replace or remove the file")
     if rate != SAMPLE_RATE:
         mono = soxr.resample(mono, rate, SAMPLE_RATE)
-    return to_int16(mono)
+    peak = float(np.abs(mono).max(initial=0.0))
+    return to_int16(mono * (PEAK / peak) if peak > SILENT_PEAK else np.zeros_like(mono))
 
 
 def to_int16(samples: np.ndarray) -> Pcm:
