@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import functools
 import math
-import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,13 +12,10 @@ from dataclasses import dataclass
 import numba
 import numpy as np
 
+from spatial_core.data.records import SAMPLE_RATE
 from spatial_core.errors import InputError
 from spatial_core.sim import kernels
 from spatial_core.sim.rooms import BAND_EDGES_HZ, SPEED_OF_SOUND, RoomSpec, band_absorption
-
-SAMPLE_RATE = 16000
-# numba compiles on the first call; two threads that get there together would compile twice.
-_first_call = threading.Lock()
 
 
 @functools.cache
@@ -139,10 +135,6 @@ class FastSimulator:
             _filters(),
             out,
         )
-        with _first_call:
-            compiled = bool(kernels.add_images.signatures)  # type: ignore[attr-defined]
-            if not compiled:
-                return int(kernels.add_images(*arguments))
         return int(kernels.add_images(*arguments))
 
 

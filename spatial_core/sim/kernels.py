@@ -196,3 +196,52 @@ def add_images(sides, source, mics, reflections, reach, threshold, scale, seed, 
                     n += step
                     left -= 1
     return used
+
+
+@compiled(fastmath=True)
+def power(x):  # type: ignore[no-untyped-def]
+    """Mean square of float32 [m, t], summed in float64 per channel."""
+    total = 0.0
+    for m in range(x.shape[0]):
+        row = np.float32(0)
+        for t in range(x.shape[1]):
+            row += x[m, t] * x[m, t]
+        total += row
+    return total / (x.shape[0] * x.shape[1])
+
+
+@compiled(fastmath=True)
+def mix(signal, other, other_gain, noise_rms, channel_gains, target_rms, seed, out):  # type: ignore[no-untyped-def]
+    """out [m, t] = (signal + other_gain * other + white noise) * channel gains, at target_rms.
+
+    The noise is the sum of four uniform 16-bit numbers: white, of unit variance before scaling,
+    bounded at 3.5 standard deviations (excess kurtosis -0.3), several times cheaper than a normal
+    deviate. It is a function of (seed, channel, sample) alone.
+    """
+    # Each of the four has variance (2**32 - 1) / 12; the mean of the sum is 2 * 65535.
+    noise_scale = noise_rms * np.float32(math.sqrt(3.0 / (2.0**32 - 1)))
+    low = np.uint64(0xFFFF)
+    total = 0.0
+    for m in range(out.shape[0]):
+        row = np.float32(0)
+        for t in range(out.shape[1]):
+            value = signal[m, t] + other_gain * other[m, t]
+            if noise_rms > 0:
+                count = np.uint64(m * out.shape[1] + t + 1)
+                z = seed + count * np.uint64(0x9E3779B97F4A7C15)
+                z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+                z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+                z = z ^ (z >> np.uint64(31))
+                halves = (z & low) + ((z >> np.uint64(16)) & low)
+                halves += ((z >> np.uint64(32)) & low) + (z >> np.uint64(48))
+                value += noise_scale * (np.float32(np.int64(halves)) - np.float32(131070))
+            value *= channel_gains[m]
+            out[m, t] = value
+            row += value * value
+        total += row
+    rms = math.sqrt(total / (out.shape[0] * out.shape[1]))
+    if rms > 0:
+        scale = np.float32(target_rms / rms)
+        for m in range(out.shape[0]):
+            for t in range(out.shape[1]):
+                out[m, t] *= scale
