@@ -41,7 +41,7 @@ class Predictor(Protocol):
     """What an Encoder needs from a task."""
 
     def predict(self, params: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        """Per-clip answers [b, ...]; `azimuth_grid` [n], if given, has no clip axis."""
+        """Answers with the clips on axis 0; an `azimuth_grid` attribute [n] names the bins."""
         ...
 
 
@@ -97,12 +97,12 @@ class Encoder:
                 result = self._predict(self._params, padded)
                 for key, value in result.items():
                     value = np.asarray(value)
-                    if key == "azimuth_grid":
-                        answers[key] = value
-                        continue
                     if key not in answers:
                         answers[key] = np.zeros((len(audio), *value.shape[1:]), value.dtype)
                     answers[key][chunk] = value[: len(chunk)]
+        grid = getattr(self.task, "azimuth_grid", None)
+        if grid is not None and "azimuth_probs" in answers:
+            answers["azimuth_grid"] = np.asarray(grid, np.float32)
         return answers
 
     def tokens(
@@ -223,26 +223,13 @@ def load(path: str | Path | None = None) -> Encoder:
     """
     import jax
 
-    from phasecoder.task import PhaseCoderTask
+    from phasecoder.task import PhaseCoderTask, config_from_json
 
     released = export.read_release(resolve(path))
-    where = str(released.path / export.CONFIG_FILE)
-    config_class = _config_class(released.config.get("family"), where)
-    model_config: Any = export.from_json(config_class, released.config.get("model", {}), where)
-    task = PhaseCoderTask(model_config)
+    task = PhaseCoderTask(config_from_json(released.config.get("model", {})))
     like = jax.eval_shape(task.init, jax.random.key(0))
     params = export.fill_tree(like, released.tensors, str(released.path / export.TENSOR_FILE))
     return Encoder(task, params, released.config, released.card)
-
-
-def _config_class(family: Any, where: str) -> type[Any]:
-    from phasecoder.paper import PaperConfig
-    from phasecoder.plus import PlusConfig
-
-    classes = {"paper": PaperConfig, "plus": PlusConfig}
-    if family not in classes:
-        raise InputError(f"{where}: family {family!r} is not known; known are {', '.join(classes)}")
-    return classes[family]
 
 
 def _check_batch(

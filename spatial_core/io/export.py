@@ -13,11 +13,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import types
-import typing
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
@@ -35,7 +33,6 @@ MAX_CONFIG_BYTES = 4 << 20
 _SEPARATOR = "/"
 
 Tree = dict[str, Any]
-T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,42 +146,6 @@ def to_json(value: Any) -> Any:
             raise ValueError(f"{value} has no form in JSON")
         return value
     raise TypeError(f"{type(value).__name__} has no form in JSON")
-
-
-def from_json(cls: type[T], data: Mapping[str, Any], where: str = "config") -> T:
-    """Plain JSON -> the dataclass `cls`: lists become tuples, nested dataclasses are built.
-
-    Raises InputError for a field that `cls` does not have, so that a checkpoint of a later
-    version is not read half.
-    """
-    hints = typing.get_type_hints(cls)
-    fields = {f.name for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
-    unknown = sorted(set(data) - fields)
-    if unknown:
-        raise InputError(
-            f"{where}: unknown field(s) {', '.join(unknown)} for {cls.__name__}; "
-            "the checkpoint may come from a newer version: upgrade the package"
-        )
-    return cls(**{name: _coerce(hints[name], item, where) for name, item in data.items()})
-
-
-def _coerce(hint: Any, value: Any, where: str) -> Any:
-    if value is None:
-        return None
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        options = [option for option in typing.get_args(hint) if option is not type(None)]
-        hint = options[0] if len(options) == 1 else Any
-    if dataclasses.is_dataclass(hint) and isinstance(hint, type) and isinstance(value, Mapping):
-        return from_json(hint, value, where)
-    if isinstance(value, list):
-        return _tuples(value)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    return value
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
 
 
 def write_release(

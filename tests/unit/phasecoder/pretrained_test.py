@@ -22,6 +22,8 @@ class EnergyTask:
     It also answers with garbage where masked inputs are not zero.
     """
 
+    azimuth_grid = np.arange(5.0)
+
     def __init__(self) -> None:
         self.shapes: list[tuple[int, ...]] = []
 
@@ -36,7 +38,6 @@ class EnergyTask:
         return {
             "azimuth": azimuth,
             "token": jnp.repeat(azimuth[:, None], 256, axis=1),
-            "azimuth_grid": jnp.arange(5.0),
             "azimuth_probs": jnp.ones((len(azimuth), 5)) / 5,
         }
 
@@ -177,6 +178,6 @@ def test_unknown_family_is_refused(small_plus, tmp_path):
         family: str = "odd"
 
     pretrained.save_pretrained(tmp_path, {"w": np.ones(1)}, Odd(), "")
-    with pytest.raises(InputError, match="family 'odd' is not known"):
+    with pytest.raises(InputError, match="family 'odd' is unknown"):
         pretrained.load(tmp_path)
     assert export.read_release(tmp_path).config["family"] == "odd"
