@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import gin
-from gin import config as gin_config
 from gin import config_parser
 
 from spatial_core.config.paths import resolve_config
@@ -272,11 +271,6 @@ def build(name: str, **kwargs: Any) -> Any:
         raise InputError(f"{name} is not fully configured: {first}") from error
 
 
-def is_bound(name: str) -> bool:
-    """Whether the parsed files set any parameter of the registered object."""
-    return any(_short(selector) == name for _, selector in gin_config._CONFIG)
-
-
-def operative_config() -> str:
-    """The settings that were used so far, as gin text (for people; runs also keep JSON)."""
-    return str(gin.operative_config_str())
+def bound_config() -> str:
+    """The parsed settings as gin text, macros resolved by name (for people; runs also keep JSON)."""
+    return str(gin.config_str())

@@ -26,6 +26,7 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
 from spatial_core.errors import InputError
+from spatial_core.io.export import flatten_tree, unflatten_tree
 from spatial_core.train.partition import path_name
 
 _MANIFEST = "manifest.json"
@@ -139,6 +140,8 @@ class Checkpoints:
     def load_params(self, which: str | int = "latest", average: bool = True) -> tuple[Any, int]:
         """Parameters as a nested dict of numpy arrays, and their step; needs no model.
 
+        Keys made of digits are integers, as in released models.
+
         `which`: "latest", "best" or a step. The running average is preferred unless `average` is
         False. Raises InputError for no such or a damaged checkpoint.
         """
@@ -159,7 +162,7 @@ class Checkpoints:
             for name, (shape, dtype) in leaves.items()
         }
         loaded = ocp.load(self._folder(step) / "state", _nest(wanted))
-        return jax.tree.map(np.asarray, loaded[prefix]), step
+        return unflatten_tree(flatten_tree(loaded[prefix])), step
 
     def _choose(self, which: str | int) -> int:
         steps = self.steps()

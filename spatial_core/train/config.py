@@ -23,7 +23,8 @@ class TrainConfig:
     `validation`. With `best_metric` (such as "loss" or a metric of the task) the checkpoint with its
     lowest ("min") or highest ("max") validation value is kept besides the `keep` latest. `evaluate`
     is called with (task, params) at every validation and adds its metrics. `init_from` starts from
-    the parameters of another run's directory or of a .safetensors file. More than `nonfinite_budget`
+    the parameters of another run (its folder), of a released model (its folder) or from those that a
+    function returns. More than `nonfinite_budget`
     steps with a non-finite loss or gradient stop the run.
     """
 
@@ -42,7 +43,7 @@ class TrainConfig:
     best_metric: str | None = None
     best_mode: Literal["min", "max"] = "min"
     evaluate: Callable[[Task, Any], dict[str, float]] | None = None
-    init_from: str | None = None
+    init_from: str | Callable[[], Any] | None = None
     nonfinite_budget: int = 20
 
     def __post_init__(self) -> None:

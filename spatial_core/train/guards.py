@@ -21,17 +21,19 @@ class NonFiniteError(RuntimeError):
 
 
 def check_batch(batch: dict[str, np.ndarray], task: Task, batch_size: int) -> dict[str, np.ndarray]:
-    """The leaves that the task reads, with the shapes it expects; others are left out.
+    """The leaves that the task reads, with the types it expects; others are left out.
 
-    `batch_size` is the size on this host. Raises InputError naming the leaf that is missing or
-    differs.
+    `batch_size` is the size on this host. Axes after the first may differ from the task's example (a
+    batch of fewer microphones costs one more compilation). Raises InputError naming the leaf that is
+    missing or differs.
     """
     chosen = {}
     for name, spec in task.example_batch(batch_size).items():
         if name not in batch:
             raise InputError(f"{task.name} reads {name!r}, but a batch has only {sorted(batch)}")
         value = np.asarray(batch[name])
-        if value.shape != spec.shape or not np.can_cast(value.dtype, spec.dtype, "same_kind"):
+        fits = value.ndim == len(spec.shape) and value.shape[:1] == spec.shape[:1]
+        if not fits or not np.can_cast(value.dtype, spec.dtype, "same_kind"):
             raise InputError(
                 f"batch leaf {name!r} is {value.dtype}{list(value.shape)}, "
                 f"{task.name} expects {np.dtype(spec.dtype)}{list(spec.shape)}"

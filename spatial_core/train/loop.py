@@ -93,7 +93,9 @@ class _Run:
             return restored
         if self.config.init_from:
             params = workdir.initial_params(self.config.init_from)
-            self.say(f"starting from the parameters in {self.config.init_from}")
+            source = self.config.init_from
+            name = source if isinstance(source, str) else getattr(source, "__name__", "a function")
+            self.say(f"starting from the parameters of {name}")
             return self.program.init_from(params)
         return self.program.init()
 

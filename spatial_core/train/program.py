@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from spatial_core.errors import InputError
@@ -51,8 +52,8 @@ def compile_program(config: TrainConfig) -> Program:
     )
 
     def init_from(params: Any) -> dict[str, Any]:
-        _check_params(params, shapes["params"], str(config.init_from))
-        placed = jax.device_put(params, shardings["params"])
+        fitted = _fit_params(params, shapes["params"])
+        placed = jax.device_put(fitted, shardings["params"])
         return jax.jit(state.with_params, out_shardings=shardings)(init(), placed)
 
     return Program(
@@ -75,16 +76,25 @@ def compile_program(config: TrainConfig) -> Program:
     )
 
 
-def _check_params(params: Any, wanted: Any, source: str) -> None:
-    def table(tree: Any) -> dict[str, tuple[int, ...]]:
-        leaves = jax.tree_util.tree_leaves_with_path(tree)
-        return {partition.path_name(path): tuple(leaf.shape) for path, leaf in leaves}
-
-    have, want = table(params), table(wanted)
+def _fit_params(params: Any, wanted: Any) -> Any:
+    """The given parameters in the structure of `wanted`; InputError lists the paths that differ."""
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    have = {partition.path_name(path): leaf for path, leaf in leaves}
+    want = {
+        partition.path_name(path): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(wanted)
+    }
     lines = [
-        f"{name}: {have.get(name, 'missing')} in the file, {want.get(name, 'not')} in this model"
+        f"{name}: {_shape(have.get(name))} in init_from, {_shape(want.get(name))} in this model"
         for name in sorted(have.keys() | want.keys())
-        if have.get(name) != want.get(name)
+        if _shape(have.get(name)) != _shape(want.get(name))
     ]
     if lines:
-        raise InputError(f"{source} does not fit this model:\n  " + "\n  ".join(lines[:20]))
+        raise InputError("init_from does not fit this model:\n  " + "\n  ".join(lines[:20]))
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: np.asarray(have[partition.path_name(path)], leaf.dtype), wanted
+    )
+
+
+def _shape(leaf: Any) -> str:
+    return "missing" if leaf is None else str(list(leaf.shape))

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import platform
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 
 from spatial_core.config import resolved
 from spatial_core.errors import InputError
+from spatial_core.io.export import TENSOR_FILE, read_release
 from spatial_core.train.checkpoint import Checkpoints
 from spatial_core.train.config import TrainConfig
 
@@ -65,33 +67,22 @@ def environment() -> dict[str, Any]:
     }
 
 
-def initial_params(source: str) -> Any:
-    """Parameters of another run (its folder: the best, else the latest) or of a .safetensors file."""
+def initial_params(source: str | Callable[[], Any]) -> Any:
+    """Parameters of another run (its folder: the best, else the latest), of a released model (its
+    folder), or what a function returns."""
+    if callable(source):
+        return source()
     path = Path(source)
-    if path.suffix == ".safetensors":
-        return _read_safetensors(path)
-    if not (path / "checkpoints").is_dir():
-        raise InputError(
-            f"init_from {source!r} is neither the folder of a run nor a .safetensors file"
-        )
-    checkpoints = Checkpoints(path)
-    params, _ = checkpoints.load_params("best" if checkpoints.best() else "latest")
-    return params
-
-
-def _read_safetensors(path: Path) -> Any:
-    from safetensors.numpy import load_file
-
-    if not path.is_file():
-        raise InputError(f"init_from: no file {path}")
-    nested: dict[str, Any] = {}
-    for name, value in load_file(path).items():
-        node = nested
-        *parents, leaf = name.split("/")
-        for key in parents:
-            node = node.setdefault(key, {})
-        node[leaf] = value
-    return nested
+    if (path / "checkpoints").is_dir():
+        checkpoints = Checkpoints(path)
+        params, _ = checkpoints.load_params("best" if checkpoints.best() else "latest")
+        return params
+    if (path / TENSOR_FILE).is_file():
+        return read_release(path).params()
+    raise InputError(
+        f"init_from {source!r} is neither the folder of a run (with checkpoints/) nor of a released "
+        f"model (with {TENSOR_FILE})"
+    )
 
 
 def is_writer() -> bool:
