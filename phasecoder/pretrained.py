@@ -215,6 +215,14 @@ def resolve(model: str | Path | None) -> Path:
     return path
 
 
+def read_card(path: str | Path | None = None) -> str:
+    """The model card of a checkpoint (as in `load`), Markdown."""
+    card = resolve(path) / export.CARD_FILE
+    if not card.is_file():
+        raise InputError(f"{card} is missing: this checkpoint has no card")
+    return card.read_text(encoding="utf-8").rstrip()
+
+
 def load(path: str | Path | None = None) -> Encoder:
     """A trained encoder from a directory, a shipped checkpoint's name, or the shipped default.
 

@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command: what it prints, its exit codes, and one clear line instead of a traceback."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from phasecoder import cli, pretrained
+from phasecoder.plus import PlusConfig
+from phasecoder.task import PhaseCoderTask
+from spatial_core.audio.io import write_wav
+from spatial_core.geometry.arrays import PRESETS, MicArray, preset
+from spatial_core.geometry.coords import to_cartesian
+
+RATE = 16000
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """An untrained model: its directions mean nothing, all around them does."""
+    config = PlusConfig(width=32, heads=2, head_width=16, hidden=32, blocks=1)
+    params = jax.jit(PhaseCoderTask(config).init)(jax.random.key(0))
+    path = tmp_path_factory.mktemp("model") / "tiny"
+    return str(pretrained.save_pretrained(path, params, config, "# Tiny\n\nUntrained."))
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory):
+    """Noise from azimuth 40 on the tetrahedron, then digital silence, as 24 kHz wav."""
+    rng = np.random.default_rng(0)
+    rate, samples = 24000, 24000
+    spectrum = np.fft.rfft(rng.normal(size=samples))
+    lead = preset("tetrahedron").centred @ to_cartesian(40.0, 10.0) / 343.0
+    shift = np.exp(2j * np.pi * np.fft.rfftfreq(samples, 1 / rate) * lead[:, None])
+    audio = 0.05 * np.fft.irfft(spectrum * shift, samples)
+    path = tmp_path_factory.mktemp("audio") / "room.wav"
+    write_wav(path, np.concatenate([audio, np.zeros_like(audio)], axis=1), rate)
+    return str(path)
+
+
+def _localize(recording, checkpoint, *more):
+    return cli.main(["localize", recording, "--mics", "tetrahedron", "--model", checkpoint, *more])
+
+
+def test_table_summary_notes_and_convention_are_printed(recording, checkpoint, capsys):
+    assert _localize(recording, checkpoint) == 0
+    out = capsys.readouterr().out
+    assert "azimuth" in out.splitlines()[0] and "silence" in out
+    assert "Overall: " in out and "Note: resampled from 24000 Hz to 16000 Hz." in out
+    assert "Convention: azimuth in degrees counter-clockwise" in out
+
+
+def test_json_is_all_that_is_printed(recording, checkpoint, capsys):
+    assert _localize(recording, checkpoint, "--json") == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["array"] == "tetrahedron" and document["model"] == "tiny"
+    assert [w["state"] for w in document["windows"]][-2:] == ["silence", "silence"]
+
+
+def test_plot_is_written(recording, checkpoint, tmp_path, capsys):
+    plot = tmp_path / "out.png"
+    assert _localize(recording, checkpoint, "--plot", str(plot)) == 0
+    assert plot.read_bytes()[:4] == b"\x89PNG" and str(plot) in capsys.readouterr().out
+
+
+def test_long_tables_are_shortened_unless_every_window_is_wanted(checkpoint, tmp_path, capsys):
+    audio = 0.1 * np.random.default_rng(0).normal(size=(4, 6 * RATE))
+    write_wav(tmp_path / "a.wav", audio, RATE)
+    lengths = []
+    for more in ([], ["--every-window"]):
+        assert _localize(str(tmp_path / "a.wav"), checkpoint, *more) == 0
+        lengths.append(capsys.readouterr().out.index("Overall"))
+    assert lengths[0] < lengths[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["localize", "{wav}", "--mics", "nao_8"], "has 4 channels, but array 'nao_8' has 8"),
+        (["localize", "no.wav", "--mics", "nao_8"], "no.wav does not exist"),
+        (["localize", "{wav}", "--mics", "nao9"], "neither an array preset"),
+        (["localize", "{wav}", "--mics", "tetrahedron", "--plot", "x.txt"], "must end in .png"),
+        (["localize", "{wav}", "--mics", "tetrahedron", "--plot", "no/x.png"], "make it first"),
+        (["localize", "{wav}", "--mics", "tetrahedron", "--hop", "0"], "hop_seconds is 0.0"),
+        (["array", "show", "{mm}"], "mm"),
+        (["model", "card", "--model", "nowhere"], "neither a directory nor a shipped"),
+    ],
+)
+def test_unusable_input_is_one_line_and_exit_code_2(
+    arguments, message, recording, checkpoint, tmp_path, capsys
+):
+    (tmp_path / "mm.json").write_text("[[30, 0, 0], [0, 30, 0], [-30, 0, 0]]")
+    filled = [a.format(wav=recording, mm=tmp_path / "mm.json") for a in arguments]
+    if "--hop" in filled:
+        filled += ["--model", checkpoint]
+    assert cli.main(filled) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.count("\n") == 1
+    assert captured.err.startswith("phasecoder: error: ") and message in captured.err
+
+
+def test_card_is_printed(checkpoint, capsys):
+    assert cli.main(["model", "card", "--model", checkpoint]) == 0
+    assert capsys.readouterr().out.startswith("# Tiny")
+
+
+def test_presets_are_listed_with_size(capsys):
+    assert cli.main(["array", "presets"]) == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in PRESETS) and "15.0 cm" in out
+
+
+def test_array_show_numbers_channels_from_1_and_names_the_ambiguity(tmp_path, capsys):
+    assert cli.main(["array", "show", "square_4", "--plot", str(tmp_path / "a.png")]) == 0
+    out = capsys.readouterr().out
+    assert "      1      5.00      5.00      0.00" in out and "cannot be told apart" in out
+    assert (tmp_path / "a.png").exists()
+
+
+def test_array_check_passes_a_good_recording_and_fails_swapped_channels(
+    recording, tmp_path, capsys
+):
+    assert cli.main(["array", "check", "tetrahedron", recording]) == 0
+    capsys.readouterr()
+    swapped = preset("tetrahedron").positions[[1, 0, 3, 2]] * np.array([1.0, 1.0, 0.2])
+    MicArray(4 * swapped, "wrong").to_json(tmp_path / "wrong.json")
+    cli.main(["array", "check", str(tmp_path / "wrong.json"), recording])
+    assert capsys.readouterr().out
+
+
+def test_help_needs_no_model_and_no_jax():
+    code = (
+        "import sys; from phasecoder import cli\n"
+        "try: cli.main(['--help'])\n"
+        "except SystemExit as stop: assert stop.code == 0\n"
+        "assert 'jax' not in sys.modules and 'matplotlib' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60)
+    assert done.returncode == 0, done.stderr.decode()
+    assert b"phasecoder localize room.wav" in done.stdout
