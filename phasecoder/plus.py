@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The `plus` encoder: a transformer over a ring of steered directions, for any array."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from phasecoder import steering
+from phasecoder.paper import TOKEN_WIDTH, TokenHeads
+from spatial_core.audio.stft import NUM_BINS, stft
+from spatial_core.nn.transformer import Block
+from spatial_core.typing import Array, Bool, Float
+
+SUB_AZIMUTHS = 2  # posterior cells per ring token: 5 degrees
+ELEVATION_CELLS = np.linspace(-90.0, 90.0, 17)
+MONO_BANDS = 32
+
+
+@dataclasses.dataclass(frozen=True)
+class PlusConfig:
+    """Sizes of the plus encoder.
+
+    Attributes:
+      elevations: degrees of the steering grid above and below the horizon.
+      temperature: divides the posterior's logits; fitted on validation scenes so that the stated
+        confidence is the share of answers within 10 degrees.
+    """
+
+    family: str = "plus"
+    width: int = 128
+    heads: int = 4
+    head_width: int = 32
+    hidden: int = 256
+    blocks: int = 4
+    elevations: tuple[float, ...] = (-75.0, -50.0, -25.0, 0.0, 25.0, 50.0, 75.0)
+    dropout: float = 0.0
+    dtype: str = "float32"
+    temperature: float = 1.0
+
+
+def azimuth_cells() -> np.ndarray:
+    """Centres in degrees of the posterior's 72 azimuth cells, two around each ring token."""
+    offsets = (np.arange(SUB_AZIMUTHS) - (SUB_AZIMUTHS - 1) / 2) * (
+        360.0 / steering.AZIMUTHS / SUB_AZIMUTHS
+    )
+    return (steering.ring_azimuths()[:, None] + offsets).reshape(-1)
+
+
+def mono_filterbank() -> np.ndarray:
+    """Triangles [129, 32] equally spaced on the mel scale, 60 Hz to 7.8 kHz."""
+    mel = np.linspace(2595 * np.log10(1 + 60 / 700), 2595 * np.log10(1 + 7800 / 700), 34)
+    centre = 700 * (10 ** (mel / 2595) - 1) / 62.5
+    # At least one bin wide on each side: low triangles would otherwise miss every bin.
+    low = np.minimum(centre[:-2], centre[1:-1] - 1)[None]
+    high = np.maximum(centre[2:], centre[1:-1] + 1)[None]
+    k = np.arange(NUM_BINS)[:, None]
+    rising, falling = (k - low) / (centre[1:-1] - low), (high - k) / (high - centre[1:-1])
+    weights = np.maximum(np.minimum(rising, falling), 0)
+    return (weights / weights.sum(axis=0)).astype(np.float32)
+
+
+class PlusEncoder(nnx.Module):
+    """Steered coherence tokens and a few mono tokens -> posterior over the sphere and a token.
+
+    Ring tokens know nothing of absolute azimuth: they attend with a learned bias on their angular
+    *difference*, so a scene turned by a ring step gives a turned posterior. Absolute azimuth enters
+    only where the ring is summed into the spatial token.
+    """
+
+    def __init__(self, config: PlusConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        dtype = jnp.dtype(config.dtype)
+        linear = nnx.Linear
+        levels = len(config.elevations)
+        segments = 33 // steering.SEGMENT_FRAMES
+        self.coherence_in = linear(
+            levels * steering.NUM_BANDS * segments, config.width, dtype=dtype, rngs=rngs
+        )
+        self.shape_in = linear(2 * levels + 6 + 2, config.width, rngs=rngs)
+        self.mono_in = linear(
+            steering.SEGMENT_FRAMES * MONO_BANDS + steering.NUM_BANDS,
+            config.width,
+            dtype=dtype,
+            rngs=rngs,
+        )
+        normal = nnx.initializers.normal(0.02)
+        self.segment = nnx.Param(normal(rngs.params(), (segments, config.width), jnp.float32))
+        for index in range(config.blocks):
+            block = Block(
+                config.width,
+                config.heads,
+                config.head_width,
+                config.hidden,
+                activation=jax.nn.gelu,
+                dropout=config.dropout,
+                dtype=dtype,
+                rngs=rngs,
+            )
+            setattr(self, f"block_{index}", block)
+            ring = normal(rngs.params(), (config.heads, steering.AZIMUTHS), jnp.float32)
+            setattr(self, f"ring_bias_{index}", nnx.Param(ring))
+            context = normal(rngs.params(), (config.heads, 2), jnp.float32)
+            setattr(self, f"context_bias_{index}", nnx.Param(context))
+        self.norm = nnx.LayerNorm(config.width, rngs=rngs)
+        self.cells = linear(config.width, SUB_AZIMUTHS * len(ELEVATION_CELLS), rngs=rngs)
+        self.absent = linear(config.width, 1, rngs=rngs)
+        self.direction = linear(TOKEN_WIDTH, config.width, rngs=rngs)
+        self.tokens = TokenHeads(2 * config.width, rngs=rngs)
+
+    def __call__(
+        self,
+        audio: Float[Array, "b m t"],
+        positions: Float[Array, "b m 3"],
+        mask: Bool[Array, "b m"],
+        key: Array | None = None,
+    ) -> dict[str, Array]:
+        """Logits of every head for 250 ms clips of 2 or more microphones.
+
+        Returns ``sphere_logits`` [b, 72 * 17 + 1] (azimuth cell major, elevation cell minor, last:
+        no speech), the three class heads of the paper and ``token`` [b, 256].
+        """
+        ring, context = self._embed(*jax.lax.stop_gradient(self._features(audio, positions, mask)))
+        x = jnp.concatenate([ring, context], axis=1).astype(self.config.dtype)
+        for index in range(self.config.blocks):
+            bias = self._bias(index, context.shape[1])
+            block_key = None if key is None else jax.random.fold_in(key, index)
+            x = getattr(self, f"block_{index}")(x, bias=bias, key=block_key)
+        x = self.norm(x.astype(jnp.float32))
+        ring, context = x[:, : steering.AZIMUTHS], x[:, steering.AZIMUTHS :]
+        cells = self.cells(ring).reshape(ring.shape[0], -1)
+        present = context.mean(axis=1)
+        sphere = jnp.concatenate([cells, self.absent(present)], axis=-1)
+        return {"sphere_logits": sphere, **self._token(ring, cells, present)}
+
+    def _features(self, audio, positions, mask):
+        """Everything that has no parameters: coherence, array shape, levels, mono spectrogram."""
+        spectrum = stft(audio)
+        power = jnp.real(spectrum * jnp.conj(spectrum)) * mask[:, :, None, None]
+        phasor = steering.unit_phasors(spectrum, mask)
+        directions = jnp.asarray(steering.grid_directions(self.config.elevations))
+        coherence = steering.steered_coherence(phasor, positions, mask, directions)
+        batch, _, bands, segments = coherence.shape
+        coherence = coherence.reshape(batch, steering.AZIMUTHS, -1, bands, segments)
+        count = jnp.sum(mask, axis=1).astype(jnp.float32)
+        sharpness = steering.array_sharpness(positions, mask, self.config.elevations)
+        slope = self._slopes(power, positions, mask)
+        broad = jnp.broadcast_to(
+            jnp.stack([jnp.log(count), jnp.log(sharpness.mean(axis=(1, 2)))], axis=-1)[:, None],
+            (batch, steering.AZIMUTHS, 2),
+        )
+        shape = jnp.concatenate([jnp.log(sharpness) + 4.0, slope, broad], axis=-1)
+        mono = jnp.sum(power, axis=1) / count[:, None, None]
+        level = jnp.mean(mono, axis=(1, 2), keepdims=True)
+        mel = jnp.log(mono @ mono_filterbank() / (level + 1e-20) + 1e-5)
+        return coherence, shape, mel
+
+    def _slopes(self, power, positions, mask) -> Array:
+        """Level gradient toward each ring azimuth and upward, in three broad bands [b, a, 6]."""
+        edges = ((4, 16), (16, 48), (48, 112))
+        bands = jnp.stack([power[..., lo:hi].mean(axis=(2, 3)) for lo, hi in edges], axis=-1)
+        relative = bands / (bands.mean(axis=1, keepdims=True) + 1e-20)
+        slope = steering.level_slope(relative, positions, mask)
+        azimuth = np.radians(steering.ring_azimuths())
+        heading = jnp.asarray(np.stack([np.cos(azimuth), np.sin(azimuth)], axis=-1), jnp.float32)
+        toward = jnp.einsum("bnc,ac->ban", slope[..., :2], heading)
+        upward = jnp.broadcast_to(slope[:, None, :, 2], toward.shape)
+        return jnp.concatenate([toward, upward], axis=-1)
+
+    def _embed(self, coherence, shape, mel) -> tuple[Array, Array]:
+        """Ring tokens [b, a, d] and mono context tokens [b, s, d]."""
+        batch, azimuths, _, bands, segments = coherence.shape
+        # Coherence noise shrinks with the pairs averaged; the square root evens out its range.
+        scaled = jnp.sign(coherence) * jnp.sqrt(jnp.abs(coherence) + 1e-6)
+        ring = self.coherence_in(scaled.reshape(batch, azimuths, -1)) + self.shape_in(shape)
+        best = coherence.reshape(batch, -1, bands, segments).max(axis=1)
+        frames = mel[:, : segments * steering.SEGMENT_FRAMES]
+        frames = 0.3 * frames.reshape(batch, segments, -1)
+        mono = jnp.concatenate([frames, best.swapaxes(1, 2)], axis=-1)
+        return ring, self.mono_in(mono) + self.segment[...]
+
+    def _bias(self, index: int, context: int) -> Float[Array, "h n n"]:
+        """Attention bias: by azimuth difference on the ring, one scalar toward the context."""
+        azimuths = steering.AZIMUTHS
+        step = (np.arange(azimuths)[None] - np.arange(azimuths)[:, None]) % azimuths
+        ring = getattr(self, f"ring_bias_{index}")[...][:, step]
+        toward = getattr(self, f"context_bias_{index}")[...]
+        full = jnp.zeros((ring.shape[0], azimuths + context, azimuths + context))
+        full = full.at[:, :azimuths, :azimuths].set(ring)
+        full = full.at[:, :azimuths, azimuths:].set(toward[:, :1, None])
+        return full.at[:, azimuths:, :azimuths].set(toward[:, 1:, None])
+
+    def _token(self, ring, cells, present) -> dict[str, Array]:
+        """Sum the ring, weighted by the azimuth posterior, into the token and its class heads."""
+        grouped = cells.reshape(ring.shape[0], steering.AZIMUTHS, -1)
+        weight = jax.nn.softmax(jax.nn.logsumexp(grouped, axis=-1), axis=-1)
+        heading = np.radians(steering.ring_azimuths())[:, None] * np.arange(1, 9)
+        code = np.concatenate([np.cos(heading), np.sin(heading)], axis=-1)
+        code = jnp.tile(jnp.asarray(code, jnp.float32), (1, TOKEN_WIDTH // code.shape[1]))
+        located = ring * (1.0 + self.direction(code)) + self.direction(code)
+        summary = jnp.einsum("ba,bad->bd", weight, located)
+        return self.tokens(jnp.concatenate([summary, present], axis=-1))
