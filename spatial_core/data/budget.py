@@ -11,11 +11,6 @@ from spatial_core.errors import InputError
 _log = logging.getLogger(__name__)
 
 
-def program_is_ending() -> bool:
-    """Whether errors in a background thread come from the interpreter shutting down under it."""
-    return not threading.main_thread().is_alive()
-
-
 class DataBudgetError(RuntimeError):
     """More records were bad than the budget allows; the message names them and what was wrong."""
 

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from spatial_core.data.budget import BadRecords, DataBudgetError, program_is_ending
+from spatial_core.data.budget import BadRecords, DataBudgetError
 from spatial_core.data.seeds import generator
 from spatial_core.sim.rir import RirSimulator
 from spatial_core.sim.scene import SceneConfig, SceneSpec, sample_scene, simulate_scenes
@@ -69,12 +69,11 @@ class SimulatedGroups:
         try:
             made = self._simulate(indices)
         except Exception:
-            if program_is_ending():
-                raise
             # One of them is at fault; simulated one by one they say which, and why.
             return stack_groups([self._first_good(i) for i in indices])
-        for row in np.flatnonzero([fault is not None for fault in find_faults(made)]):
-            made.put(row, self._first_good(indices[row]))
+        for row, fault in enumerate(find_faults(made)):
+            if fault is not None:
+                made.put(row, self._first_good(indices[row]))
         return made
 
     def _simulate(self, indices: Sequence[int], attempt: int = 0) -> Groups:
@@ -101,8 +100,6 @@ def first_good(make: Callable[[int], Groups], key: str, bad: BadRecords) -> Grou
             group = make(attempt)
             fault = find_faults(group)[0]
         except Exception as error:
-            if program_is_ending():
-                raise
             fault, cause = f"{type(error).__name__}: {error}", error
         if fault is None:
             return group

@@ -10,18 +10,19 @@ and dropouts. A stream therefore resumes by its step alone and has no state to s
 from __future__ import annotations
 
 import abc
-import functools
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import cast
+from typing import TypeGuard, cast
 
 import grain
+import numba
 import numpy as np
 
 from spatial_core.data.budget import BadRecords, DataBudgetError
 from spatial_core.data.groups import MAX_ATTEMPTS, Groups, GroupSource, SimulatedGroups
-from spatial_core.data.records import WINDOW, Batch, find_bad_examples
+from spatial_core.data.records import WINDOW, Batch, concatenate, find_bad_examples
 from spatial_core.data.seeds import check_split, generator
 from spatial_core.data.sources import (
     NoiseSource,
@@ -37,7 +38,11 @@ from spatial_core.sim.rir import PyroomSimulator, RirSimulator
 from spatial_core.sim.scene import SceneConfig, vary_scene
 from spatial_core.sim.synthesis import synthesize_batch
 
-SIMULATORS = {"fast": FastSimulator, "pyroomacoustics": PyroomSimulator}
+# Streams divide their work among threads themselves.
+SIMULATORS: dict[str, Callable[[], RirSimulator]] = {
+    "fast": lambda: FastSimulator(threads=1),
+    "pyroomacoustics": PyroomSimulator,
+}
 
 _ENDLESS = 2**62
 
@@ -61,7 +66,7 @@ class CropStream(abc.ABC):
     that share a room. split: separates the seeds, so that an evaluation set never repeats a
     training room. max_mics: microphones that batches are padded to. max_bad_records: examples or
     room responses that may be bad, and are replaced, before the stream stops with DataBudgetError.
-    threads: batches prepared at the same time by `iterate`.
+    threads: threads that work for the stream; None for one per processor, at most 16.
     """
 
     speech: SpeechSource | Spec = "embedded"
@@ -72,7 +77,7 @@ class CropStream(abc.ABC):
     crops_per_rir: int = 4
     max_mics: int = 8
     max_bad_records: int = 100
-    threads: int = 2
+    threads: int | None = None
     _bad: BadRecords = field(init=False, repr=False, compare=False)
     _parts: list[_Parts] = field(init=False, repr=False, compare=False, default_factory=list)
     _lock: threading.Lock = field(
@@ -82,8 +87,9 @@ class CropStream(abc.ABC):
     def __post_init__(self) -> None:
         check_split(self.split)
         for name in ("batch_size", "crops_per_rir", "threads"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}: give 1 or more")
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"{name} is {value}: give 1 or more")
         object.__setattr__(self, "_bad", BadRecords(self.max_bad_records))
 
     @property
@@ -102,7 +108,14 @@ class CropStream(abc.ABC):
         The shares of all hosts, one after the other, are the global batch bit for bit.
         """
         start, stop = self._share(step, host, hosts)
-        return self.examples(start, stop)
+        k = self.crops_per_rir
+        groups = range(start // k, (stop - 1) // k + 1)
+        per_part = -(-len(groups) // self._workers)
+        if per_part == len(groups):
+            return self.examples(start, stop)
+        edges = [start, *(g * k for g in groups[per_part::per_part]), stop]
+        with ThreadPoolExecutor(len(edges) - 1) as pool:
+            return concatenate(list(pool.map(self.examples, edges, edges[1:])))
 
     def iterate(
         self, start_step: int = 0, host: int = 0, hosts: int = 1, prefetch: int = 2
@@ -112,12 +125,20 @@ class CropStream(abc.ABC):
         prefetch: batches held ready. The iterator has a `close()`.
         """
         self._share(start_step, host, hosts)
-        read = functools.partial(self.batch, host=host, hosts=hosts)
+
+        # Each batch in one thread, several batches at once: nothing waits for the slowest part.
+        def read(step: int) -> Batch:
+            return self.examples(*self._share(step, host, hosts))
+
         steps = grain.MapDataset.range(0, _ENDLESS).map(read)[start_step:]
         options = grain.ReadOptions(
-            num_threads=self.threads, prefetch_buffer_size=max(prefetch, self.threads)
+            num_threads=self._workers, prefetch_buffer_size=max(prefetch, self._workers)
         )
         return iter(steps.to_iter_dataset(options))
+
+    @property
+    def _workers(self) -> int:
+        return self.threads or min(numba.get_num_threads(), 16)
 
     def _share(self, step: int, host: int, hosts: int) -> tuple[int, int]:
         """Global indices [start, stop) of a host's examples."""
@@ -190,6 +211,7 @@ class CropStream(abc.ABC):
             noise_rirs=groups.noise_rirs,
             rir_index=rows,
             example_ids=indices,
+            threads=1,
         )
         return batch, {**find_bad_examples(batch), **faults}
 
@@ -255,10 +277,10 @@ def build_simulator(simulator: str | RirSimulator) -> RirSimulator:
         raise InputError(
             f"simulator {simulator!r} is unknown; choose among {', '.join(SIMULATORS)}"
         )
-    return cast(RirSimulator, SIMULATORS[simulator]())
+    return SIMULATORS[simulator]()
 
 
-def _is_spec(source: object) -> bool:
+def _is_spec(source: object) -> TypeGuard[Spec]:
     return isinstance(source, str | SourceSpec | list | tuple)
 
 
