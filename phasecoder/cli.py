@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -113,6 +114,7 @@ def _add_array(commands: argparse._SubParsersAction) -> None:
     check.add_argument("array", metavar="ARRAY", help="preset name or JSON file of positions")
     check.add_argument("audio", metavar="AUDIO", nargs="?", help="a recording of someone talking")
     check.add_argument("--plot", metavar="PNG", help="draw the array; faulty channels circled")
+    check.add_argument("--json", action="store_true", help="print JSON instead of text")
     check.set_defaults(run=_array_check)
     show = verbs.add_parser("show", help="positions, size and ambiguity of an array")
     show.add_argument("array", metavar="ARRAY", help="preset name or JSON file of positions")
@@ -165,11 +167,17 @@ def _array_check(arguments: argparse.Namespace) -> int:
     array = load_array(arguments.array)
     audio = load_audio(arguments.audio, sample_rate=None) if arguments.audio else None
     report = check_array(array, audio)
-    print(report.to_text())
     if arguments.plot:
-        report.plot(arguments.plot)
-        print(f"Plot: {arguments.plot}")
-    return 1 if any(level == "error" for level, _ in report.findings) else 0
+        from spatial_core.viz.array_plot import draw_array
+
+        draw_array(array, arguments.plot, report.direction, report.suspects)
+    if arguments.json:
+        print(json.dumps(report.to_dict(), indent=2))
+    else:
+        print(report.to_text())
+        if arguments.plot:
+            print(f"Plot: {arguments.plot}")
+    return 0 if report.ok else 1
 
 
 def _array_show(arguments: argparse.Namespace) -> int:

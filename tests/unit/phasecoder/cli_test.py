@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 
@@ -123,15 +124,32 @@ def test_array_show_numbers_channels_from_1_and_names_the_ambiguity(tmp_path, ca
     assert (tmp_path / "a.png").exists()
 
 
-def test_array_check_passes_a_good_recording_and_fails_swapped_channels(
-    recording, tmp_path, capsys
-):
-    assert cli.main(["array", "check", "tetrahedron", recording]) == 0
-    capsys.readouterr()
-    swapped = preset("tetrahedron").positions[[1, 0, 3, 2]] * np.array([1.0, 1.0, 0.2])
-    MicArray(4 * swapped, "wrong").to_json(tmp_path / "wrong.json")
-    cli.main(["array", "check", str(tmp_path / "wrong.json"), recording])
-    assert capsys.readouterr().out
+def test_array_check_passes_a_good_recording(recording, tmp_path, capsys):
+    plot = tmp_path / "array.png"
+    assert cli.main(["array", "check", "tetrahedron", recording, "--plot", str(plot)]) == 0
+    found = re.search(r"came from azimuth (-?\d+)", capsys.readouterr().out)
+    assert found is not None and abs(int(found[1]) - 40) <= 3 and plot.exists()
+
+
+def test_array_check_fails_swapped_channels_with_exit_code_1(recording, tmp_path, capsys):
+    positions = np.array([[0.05, 0, 0], [0, 0.04, 0.01], [-0.03, -0.02, 0.03], [0.01, -0.05, 0]])
+    rng = np.random.default_rng(1)
+    spectrum = np.fft.rfft(rng.normal(size=2 * RATE))
+    lead = positions @ to_cartesian(70.0, 0.0) / 343.0
+    shift = np.exp(2j * np.pi * np.fft.rfftfreq(2 * RATE, 1 / RATE) * lead[:, None])
+    write_wav(tmp_path / "a.wav", 0.05 * np.fft.irfft(spectrum * shift, 2 * RATE), RATE)
+    MicArray(positions[[1, 0, 2, 3]], "swapped").to_json(tmp_path / "swapped.json")
+    code = cli.main(
+        ["array", "check", str(tmp_path / "swapped.json"), str(tmp_path / "a.wav"), "--json"]
+    )
+    document = json.loads(capsys.readouterr().out)
+    assert code == 1 and not document["ok"]
+    assert any("swapped" in finding["text"] for finding in document["findings"])
+
+
+def test_array_check_works_without_a_recording(capsys):
+    assert cli.main(["array", "check", "line_4"]) == 0
+    assert "line" in capsys.readouterr().out
 
 
 def test_help_needs_no_model_and_no_jax():
