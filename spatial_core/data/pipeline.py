@@ -13,7 +13,8 @@ import abc
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TypeGuard, cast
 
 import grain
@@ -23,7 +24,7 @@ import numpy as np
 from spatial_core.data.budget import BadRecords, DataBudgetError
 from spatial_core.data.groups import MAX_ATTEMPTS, Groups, GroupSource, SimulatedGroups
 from spatial_core.data.records import WINDOW, Batch, concatenate, find_bad_examples
-from spatial_core.data.seeds import check_split, generator
+from spatial_core.data.seeds import generator
 from spatial_core.data.sources import (
     NoiseSource,
     SourceSpec,
@@ -33,6 +34,7 @@ from spatial_core.data.sources import (
     speech_source,
 )
 from spatial_core.errors import InputError
+from spatial_core.geometry.arrays import MicArray, load_array
 from spatial_core.sim.fast import FastSimulator
 from spatial_core.sim.rir import PyroomSimulator, RirSimulator
 from spatial_core.sim.scene import SceneConfig, vary_scene
@@ -85,7 +87,7 @@ class CropStream(abc.ABC):
     )
 
     def __post_init__(self) -> None:
-        check_split(self.split)
+        generator(self.seed, self.split, "crop", 0)  # refuses an impossible seed or split now
         for name in ("batch_size", "crops_per_rir", "threads"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -248,15 +250,21 @@ class CropStream(abc.ABC):
 class SceneStream(CropStream):
     """A stream whose rooms are simulated on the fly.
 
-    scene: what scenes are drawn from. simulator: "fast", "pyroomacoustics", or a RirSimulator.
+    scene: what scenes are drawn from. array: one device for all scenes instead of the scene's own
+    choice: a preset's name, a JSON file or a MicArray. simulator: "fast", "pyroomacoustics", or a
+    RirSimulator.
     """
 
     scene: SceneConfig = field(default_factory=SceneConfig)
+    array: MicArray | str | Path | None = None
     simulator: str | RirSimulator = "fast"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         build_simulator(self.simulator)
+        if self.array is not None:
+            object.__setattr__(self, "array", load_array(self.array))
+            object.__setattr__(self, "scene", replace(self.scene, array=self.array))
         if self.scene.padded_mics > self.max_mics:
             raise InputError(
                 f"scenes have up to {self.scene.padded_mics} microphones, but the batch has room "
