@@ -44,6 +44,8 @@ def check_batch(batch: dict[str, np.ndarray], task: Task, batch_size: int) -> di
 
 def local_batch_size(data: DataStream, hosts: int, devices: int) -> int:
     """Examples on one host; raises InputError when the global batch does not divide."""
+    if data.batch_size < 1:
+        raise InputError(f"batch_size is {data.batch_size}: give at least 1")
     if data.batch_size % devices or data.batch_size % hosts:
         raise InputError(
             f"batch_size {data.batch_size} does not divide over {devices} devices on {hosts} hosts"

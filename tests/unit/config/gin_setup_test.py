@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Strict parsing of gin files: what is accepted, and what each mistake is told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pytest
+
+from spatial_core.config import gin_setup, paths
+from spatial_core.errors import InputError
+
+
+@dataclass(frozen=True)
+class GinInner:
+    size: int = 1
+    label: str = "none"
+    values: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class GinOuter:
+    inner: GinInner
+    other: GinInner | None = None
+    rate: float = 0.5
+    tags: list[str] = field(default_factory=list)
+
+
+@pytest.fixture(autouse=True)
+def _names():
+    gin_setup.register(GinInner, GinOuter)
+
+
+def parse(tmp_path, text, *overrides):
+    path = tmp_path / "experiment.gin"
+    path.write_text(text)
+    _, bindings = gin_setup.split_argv([f"--gin.{override}" for override in overrides])
+    return gin_setup.parse([str(path)], bindings, roots=["GinOuter"])
+
+
+BASE = "GinOuter.inner = @GinInner()\n"
+
+
+def test_built_objects_are_the_plain_dataclasses(tmp_path):
+    parse(tmp_path, BASE + "GinInner.size = 3\nGinInner.values = (1.0, 2.5)\n")
+    built = gin_setup.build("GinOuter")
+    assert built == GinOuter(inner=GinInner(size=3, values=(1.0, 2.5)))
+    assert type(built) is GinOuter and type(built.inner) is GinInner
+
+
+def test_overrides_win_and_plain_words_are_strings(tmp_path):
+    text = BASE + "GinInner.label = %NAME\nNAME = 'a'\nGinInner.size = 3\n"
+    for value, expected in (
+        ("respeaker_4mic", "respeaker_4mic"),
+        ("'quoted'", "quoted"),
+        ("/data/my arrays/kit-1.json", "/data/my arrays/kit-1.json"),
+        ("a=b", "a=b"),
+    ):
+        parse(tmp_path, text, f"NAME={value}", "GinInner.size=7")
+        assert gin_setup.build("GinOuter").inner == GinInner(size=7, label=expected)
+
+
+def test_split_argv_leaves_the_other_flags_alone():
+    rest, bindings = gin_setup.split_argv(["prog", "--dry_run", "--gin.A.b=1e-3", "--x=--gin.y=2"])
+    assert rest == ["prog", "--dry_run", "--x=--gin.y=2"]
+    assert bindings == ["A.b = 1e-3"]
+    with pytest.raises(InputError, match=r"--gin.Name.parameter=value"):
+        gin_setup.split_argv(["--gin.A.b"])
+
+
+def test_scopes_build_two_variants_of_one_class(tmp_path):
+    text = """
+GinOuter.inner = @train/GinInner()
+GinOuter.other = @validation/GinInner()
+GinInner.size = 2
+validation/GinInner.label = 'held out'
+"""
+    parse(tmp_path, text)
+    built = gin_setup.build("GinOuter")
+    assert built.inner == GinInner(size=2)
+    assert built.other == GinInner(size=2, label="held out")
+
+
+def test_includes_are_read_in_place(tmp_path):
+    (tmp_path / "model.gin").write_text("GinInner.size = 5\nGinInner.label = 'included'\n")
+    text = "GinInner.size = 1\ninclude 'model.gin'\nGinInner.label = 'mine'\n" + BASE
+    read = parse(tmp_path, text)
+    assert gin_setup.build("GinOuter").inner == GinInner(size=5, label="mine")
+    assert [path.name for path in read] == ["experiment.gin", "model.gin"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("GinOutr.rate = 1\n", "line 1: unknown name 'GinOutr'; did you mean 'GinOuter'"),
+        ("GinOuter.rte = 1\n", "no parameter 'rte'; did you mean 'rate'"),
+        (BASE + "GinOuter.other = @GinIner()\n", "unknown name 'GinIner'; did you mean 'GinInner'"),
+        (BASE + "WIDTH = 3\n", "line 2: nothing uses WIDTH"),
+        (BASE + "GinInner.size = %WIDTH\n", "%WIDTH has no value; set it with --gin.WIDTH=VALUE"),
+        (BASE + "WIDHT = 3\nGinInner.size = %WIDTH\n", "%WIDTH has no value; did you mean 'WIDHT'"),
+        ("GinInner.size = 3\n", "GinInner.size is set but nothing refers to @GinInner"),
+        (BASE + "tran/GinInner.size = 3\n", "nothing enters the scope 'tran'"),
+        (BASE + "import os\n", "may not import modules"),
+        (BASE + "include 'nowhere.gin'\n", "no configuration file 'nowhere.gin'"),
+        (BASE + "include 'experiment.gin'\n", "includes itself"),
+        (BASE + "GinInner.size = = 3\n", "is not valid gin"),
+        (BASE + "GinInner.values = (1,\n", "is not valid gin"),
+    ],
+)
+def test_mistakes_are_named_with_their_place(tmp_path, text, message):
+    with pytest.raises(InputError) as caught:
+        parse(tmp_path, text)
+    assert message in str(caught.value)
+
+
+def test_missing_required_setting_is_named(tmp_path):
+    parse(tmp_path, "GinOuter.rate = 0.1\n")
+    with pytest.raises(InputError, match="inner"):
+        gin_setup.build("GinOuter")
+
+
+def test_a_name_is_taken_once():
+    class GinInner:  # another object of the same name
+        pass
+
+    with pytest.raises(ValueError, match="registered already"):
+        gin_setup.register(GinInner)
+
+
+def test_shipped_files_are_found_by_name_and_suggested():
+    for name in paths.config_files():
+        assert paths.resolve_config(name).is_file()
+    with pytest.raises(InputError, match="no configuration file"):
+        paths.resolve_config("experiments/does_not_exist.gin")
