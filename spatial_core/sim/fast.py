@@ -40,7 +40,7 @@ class FastSimulator:
     taps: int = 8000
     images: str = "roulette"
     thinning: float = 1e-4
-    decay_db: float = 60.0
+    decay_db: float = 50.0
     threads: int | None = None
 
     def __post_init__(self) -> None:

@@ -199,6 +199,47 @@ def add_images(sides, source, mics, reflections, reach, threshold, scale, seed, 
 
 
 @compiled(fastmath=True)
+def decay_time(weights, rates, target, start):  # type: ignore[no-untyped-def]
+    """t where sum(weights * exp(-rates * t)) has fallen to `target`, in s; rates [n] in 1/s.
+
+    Newton's method on the logarithm of the sum, which is convex: from the left, where `start` has
+    to be, it never overshoots.
+    """
+    time = start
+    for _ in range(30):
+        left, slope = 0.0, 0.0
+        for n in range(rates.shape[0]):
+            term = weights[n] * math.exp(-rates[n] * time)
+            left += term
+            slope += rates[n] * term
+        step = math.log(left / target) * left / slope
+        time += step
+        if step < 1e-3 * time:
+            break
+    return time
+
+
+@compiled(fastmath=True)
+def remaining_energy(rir, pole):  # type: ignore[no-untyped-def]
+    """Schroeder's backward integral float64 [taps] of one RIR without its slow part.
+
+    The slow part is taken off by a first-order high-pass with the given pole (1: none): images only
+    ever add up, and the sum of many is a step that no room has.
+    """
+    energy = np.empty(rir.shape[0])
+    last, state = 0.0, 0.0
+    for t in range(rir.shape[0]):
+        state = rir[t] - last + pole * state
+        last = rir[t]
+        energy[t] = state * state
+    total = 0.0
+    for t in range(rir.shape[0] - 1, -1, -1):
+        total += energy[t]
+        energy[t] = total
+    return energy
+
+
+@compiled(fastmath=True)
 def power(x):  # type: ignore[no-untyped-def]
     """Mean square of float32 [m, t], summed in float64 per channel."""
     total = 0.0

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from spatial_core.errors import InputError
+from spatial_core.sim.kernels import decay_time
 
 SPEED_OF_SOUND = 343.0
 OCTAVES_HZ = (125, 250, 500, 1000, 2000, 4000, 8000)
@@ -42,22 +43,31 @@ MATERIALS: dict[str, tuple[float, ...]] = {
 # The fast simulator mixes four bands: up to 707 Hz (the octaves 125, 250, 500), the octaves 1 k
 # and 2 k, and everything above 2828 Hz (4 k, 8 k).
 BAND_EDGES_HZ = (707.0, 1414.0, 2828.0)
-_BAND_OCTAVES = (slice(0, 3), slice(3, 4), slice(4, 5), slice(5, 7))
 _BAND_WEIGHTS = np.diff((0.0, *BAND_EDGES_HZ, 8000.0)) / 8000.0
+_BAND_MEANS = np.zeros((7, 4))
+_BAND_MEANS[0:3, 0], _BAND_MEANS[3, 1], _BAND_MEANS[4, 2], _BAND_MEANS[5:7, 3] = 1 / 3, 1, 1, 1 / 2
 
 
 def band_absorption(absorption: np.ndarray) -> np.ndarray:
     """Mean absorption of the octaves in each of the four bands: [6, 7] -> [6, 4]."""
-    return np.stack([absorption[:, octaves].mean(axis=1) for octaves in _BAND_OCTAVES], axis=1)
+    return np.minimum(absorption @ _BAND_MEANS, 1.0)
 
 
 @functools.cache
-def _octant(points: int = 10) -> np.ndarray:
-    """|direction cosines| [points**2, 3] of equal solid angles: by symmetry one octant is enough."""
-    middles = (np.arange(points) + 0.5) / points
+def _directions(points: int = 12, crowding: float = 2.5) -> tuple[np.ndarray, np.ndarray]:
+    """|direction cosines| [points**2, 3] of one octant (by symmetry enough), solid angles [..].
+
+    Crowded where a cosine vanishes: late sound travels along walls or between two hard ones, and an
+    even grid would miss it (at 10 x 10 even points the reverberation time comes out 10% short in
+    the median and 50% short in the worst tenth of rooms).
+    """
+    share = np.linspace(0, 1, points + 1)
+    edges = share**crowding / (share**crowding + (1 - share) ** crowding)
+    middles = (edges[1:] + edges[:-1]) / 2
     up, turn = np.meshgrid(middles, middles * np.pi / 2, indexing="ij")
     flat = np.sqrt(1 - up**2)
-    return np.stack([flat * np.cos(turn), flat * np.sin(turn), up], axis=-1).reshape(-1, 3)
+    cosines = np.stack([flat * np.cos(turn), flat * np.sin(turn), up], axis=-1).reshape(-1, 3)
+    return cosines, np.outer(np.diff(edges), np.diff(edges)).ravel()
 
 
 @dataclass(frozen=True)
@@ -147,23 +157,15 @@ class Decay:
     def time_at(self, level_db: float, start: float = 0.0) -> float:
         """Time in s when the remaining energy has fallen to `level_db` (negative).
 
-        Newton's method on the logarithm, which is convex: from the left it never overshoots.
+        `start` is a time known to lie before it, in s.
         """
-        target = level_db / 10 * math.log(10) + math.log(float(self.weights.sum()))
-        time = start
-        for _ in range(20):
-            terms = self.weights * np.exp(-self.rates * time)
-            left = float(terms.sum())
-            step = (math.log(left) - target) * left / float(self.rates @ terms)
-            time += step
-            if step < 1e-3 * time:
-                break
-        return time
+        share = 10 ** (level_db / 10) * float(self.weights.sum())
+        return float(decay_time(self.weights, self.rates, share, start))
 
     def rt60(self) -> float:
-        """Reverberation time in s, twice the time from -5 to -35 dB (as ISO 3382 takes T30)."""
+        """Reverberation time in s: three times that from -5 to -25 dB (T20 of ISO 3382)."""
         early = self.time_at(-5.0)
-        return 2 * (self.time_at(-35.0, early) - early)
+        return 3 * (self.time_at(-25.0, early) - early)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -173,10 +175,11 @@ def _decay(room: RoomSpec) -> Decay:
     of axis a in turn, c |u_a| / L_a times a second in all, so its energy falls exponentially; the
     room's decay is the mean over all directions (and here over the four bands, by width).
     """
+    cosines, shares = _directions()
     log_reflection = np.log(np.maximum(1 - band_absorption(room.absorption), 1e-6))  # [6, 4]
     per_axis = log_reflection.reshape(3, 2, 4).sum(axis=1) / np.asarray(room.dimensions)[:, None]
-    rates = np.maximum(-SPEED_OF_SOUND / 2 * (_octant() @ per_axis), 1e-3)  # [directions, bands]
-    return Decay(weights=(_BAND_WEIGHTS / rates).ravel(), rates=rates.ravel())
+    rates = np.maximum(-SPEED_OF_SOUND / 2 * (cosines @ per_axis), 1e-3)  # [directions, bands]
+    return Decay(weights=(shares[:, None] * _BAND_WEIGHTS / rates).ravel(), rates=rates.ravel())
 
 
 @dataclass(frozen=True)
@@ -185,7 +188,7 @@ class RoomConfig:
 
     The upper limits of the sides, thirteen materials and the RT60 range are the PhaseCoder paper's
     (arXiv 2601.21124, training data); it does not give the lower limits of the sides. Walls drawn
-    independently make shoeboxes that ring for 0.7 s on average, where the paper reports 0.47 s:
+    independently make shoeboxes that ring for 1.0 s on average (0.69 s of those within the range), where the paper reports 0.47 s:
     rooms of RT60 t above rt60_knee are therefore kept with probability
     exp(-(t - rt60_knee) / rt60_scale) only. rt60_scale = inf keeps all.
     """
@@ -196,7 +199,7 @@ class RoomConfig:
     min_rt60: float = 0.08
     max_rt60: float = 1.42
     rt60_knee: float = 0.25
-    rt60_scale: float = 0.36
+    rt60_scale: float = 0.38
 
     def __post_init__(self) -> None:
         for name in self.materials:

@@ -20,6 +20,7 @@ from spatial_core.sim.scene import SceneSpec
 TARGET_RMS = 0.05
 # RIR lengths are rounded up to this many samples: few FFT sizes, whose plans stay cached.
 _LENGTH_STEP = 1000
+_HIGH_PASS_POLE = math.exp(-2 * math.pi * 100 / SAMPLE_RATE)
 
 
 def synthesize_batch(
@@ -74,31 +75,30 @@ def synthesize_batch(
 
 
 def measured_rt60(rir: np.ndarray, room: RoomSpec) -> float:
-    """Reverberation time in s of one RIR [taps] by Schroeder's backward integration.
+    """Reverberation time in s of one RIR [taps], above 100 Hz, by Schroeder's backward integration.
 
-    Twice the time from -5 to -35 dB. What an RIR that ends early lacks is added from the room's
-    predicted decay (`RoomSpec.decay`), joined to the energy measured in its last quarter; without
-    that the integral of a cut RIR falls too fast.
+    Three times the time from -5 to -25 dB (T20). What an RIR that ends early lacks is added from the
+    room's predicted decay (`RoomSpec.decay`), joined to the energy measured in its last quarter;
+    without that the integral of a cut RIR falls too fast.
     """
     sounding = np.flatnonzero(rir)
     if len(sounding) == 0:
         return 0.0
     length = int(sounding[-1]) + 1
-    energy = np.square(rir[:length], dtype=np.float64)
+    remaining = kernels.remaining_energy(rir[:length], _HIGH_PASS_POLE)
     decay = room.decay()
     end, quarter = length / SAMPLE_RATE, 0.75 * length / SAMPLE_RATE
-    share = decay.remaining(end) / max(decay.remaining(quarter) - decay.remaining(end), 1e-30)
-    tail = float(energy[int(0.75 * length) :].sum()) * share
-    remaining = np.cumsum(energy[::-1])[::-1] + tail
+    left = decay.remaining(end)
+    tail = remaining[int(0.75 * length)] * left / max(decay.remaining(quarter) - left, 1e-30)
+    remaining = remaining + tail
 
     def reaches(level_db: float) -> float:
         target = remaining[0] * 10 ** (level_db / 10)
         if target > remaining[-1]:  # the curve only falls: binary search on its reverse
             return float(length - np.searchsorted(remaining[::-1], target)) / SAMPLE_RATE
-        at_end = 10 * math.log10(max(decay.remaining(end), 1e-300))
-        return decay.time_at(at_end + 10 * math.log10(target / remaining[-1]), end)
+        return decay.time_at(10 * math.log10(left * target / remaining[-1]), end)
 
-    return 2 * (reaches(-35.0) - reaches(-5.0))
+    return 3 * (reaches(-25.0) - reaches(-5.0))
 
 
 def _check(
