@@ -1,0 +1,433 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Check an array description, alone or against a recording made with it.
+
+What users get wrong most: units, the order of channels, an inverted or dead channel, devices that
+do not share a clock. The recording should hold one sound source in the air, such as a person
+talking for some seconds at a metre or two.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from phasecoder.array_fit import (
+    SPEED_OF_SOUND,
+    ArrayFit,
+    Hypothesis,
+    fibonacci_sphere,
+    free_score,
+    undetectable_swaps,
+)
+from phasecoder.array_sync import LateChannel, Synchrony, measure_synchrony
+from spatial_core.audio.checks import (
+    alternating_level_db,
+    check_channels,
+    dead_channels,
+    identical_channels,
+    name_channels,
+)
+from spatial_core.audio.delays import Correlations, pair_correlations
+from spatial_core.audio.io import Audio
+from spatial_core.errors import InputError
+from spatial_core.geometry.arrays import MicArray
+
+LARGE_APERTURE = 1.0  # metres
+WEAK_CHANNEL_DB = 15.0
+SUSPECT_GAIN, SURE_GAIN = 1.08, 1.2
+POOR_FIT = 0.7  # share of the fit that the pairs reach one by one
+GOOD_FIT = 0.85
+SMALL_APERTURE = 0.015
+SMALL_DELAYS = 0.2  # share of the largest possible delay that looks like a wrong unit
+HAND_HELD = 0.25  # metres; a flat array up to here may well hear its source broadside
+
+
+class Finding(NamedTuple):
+    """One result of the check. level: 'ok', 'warn' or 'error'."""
+
+    level: str
+    text: str
+
+
+@dataclass(frozen=True)
+class PairLag:
+    """Measured delay of a channel pair (counted from 1), in milliseconds.
+
+    lag_ms is positive where the first channel hears the sound later; |lag_ms| <= limit_ms for
+    sound in air. strength: correlation there, 0..1.
+    """
+
+    first: int
+    second: int
+    distance_cm: float
+    lag_ms: float
+    limit_ms: float
+    strength: float
+
+
+@dataclass(frozen=True)
+class ArrayReport:
+    """Findings, the delay table and the direction of the strongest sound (degrees, if any)."""
+
+    array: MicArray
+    findings: list[Finding]
+    lags: list[PairLag] = field(default_factory=list)
+    direction: tuple[float, float] | None = None
+    suspects: tuple[int, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        """Whether there is no error among the findings."""
+        return all(finding.level != "error" for finding in self.findings)
+
+    def to_text(self) -> str:
+        """Findings and delay table as lines for a terminal."""
+        marks = {"ok": "  ok   ", "warn": "  warn ", "error": "  ERROR"}
+        lines = [f"array {self.array.name}"]
+        lines += [f"{marks[level]} {text}" for level, text in self.findings]
+        if self.lags:
+            lines.append("delays between channels (limit = distance / 343 m/s):")
+            lines.append("  channels  distance   measured      limit  strength")
+            for lag in self.lags:
+                over = " <- beyond the limit" if abs(lag.lag_ms) > lag.limit_ms + 0.1 else ""
+                lines.append(
+                    f"  {lag.first:>3} - {lag.second:<3}{lag.distance_cm:8.1f} cm"
+                    f"{lag.lag_ms:+8.3f} ms {lag.limit_ms:7.3f} ms     {lag.strength:.2f}{over}"
+                )
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as plain values for JSON."""
+        return {
+            "array": self.array.name,
+            "ok": self.ok,
+            "findings": [finding._asdict() for finding in self.findings],
+            "direction": None
+            if self.direction is None
+            else {"azimuth": self.direction[0], "elevation": self.direction[1]},
+            "suspect_channels": [k + 1 for k in self.suspects],
+            "delays": [vars(lag) for lag in self.lags],
+        }
+
+
+def check_array(array: MicArray, audio: Audio | None = None) -> ArrayReport:
+    """Check the coordinates and, given a recording, units, channel order, polarity and synchrony.
+
+    Never raises for a bad recording: what is wrong with it becomes a finding.
+    """
+    findings = _check_geometry(array)
+    if audio is None:
+        return ArrayReport(array, findings)
+    findings += [Finding("warn", text) for text in audio.warnings]
+    try:
+        warnings = check_channels(audio.samples, array, audio.path)
+    except InputError as error:
+        return ArrayReport(array, [*findings, Finding("error", str(error))])
+    serious = ("dead", "identical")
+    findings += [Finding("error" if w.startswith(serious) else "warn", w) for w in warnings]
+    usable, faulty = _usable_channels(audio.samples, findings)
+    if len(usable) < 2:
+        return ArrayReport(array, findings, suspects=tuple(faulty))
+    part = MicArray(array.positions[usable], array.name)
+    try:
+        correlations = pair_correlations(
+            audio.samples[usable], audio.sample_rate, 1.15 * part.aperture / SPEED_OF_SOUND + 2e-4
+        )
+    except InputError as error:
+        return ArrayReport(array, [*findings, Finding("error", str(error))], suspects=tuple(faulty))
+    if correlations is None:
+        findings.append(Finding("warn", "the recording is silent: delays cannot be compared"))
+        return ArrayReport(array, findings, suspects=tuple(faulty))
+    return _check_delays(array, part, usable, correlations, findings, faulty)
+
+
+def _check_geometry(array: MicArray) -> list[Finding]:
+    """Findings that need no recording."""
+    size = f"{100 * array.aperture:.1f} cm"
+    findings = [Finding("ok", f"{array.num_mics} microphones, {size} across, {array.shape}")]
+    if array.aperture > LARGE_APERTURE:
+        findings.append(
+            Finding(
+                "warn",
+                f"{array.aperture:.2f} m across is large for an array: if the numbers are "
+                f'centimetres or millimetres, say "unit": "cm" or "mm" in the JSON file',
+            )
+        )
+    if array.aperture < SMALL_APERTURE:
+        findings.append(
+            Finding(
+                "warn",
+                f"{1000 * array.aperture:.1f} mm across is small for an array: directions will be "
+                "coarse; is the unit right?",
+            )
+        )
+    ambiguity = array.ambiguity()
+    if ambiguity:
+        findings.append(Finding("warn", ambiguity))
+    return findings
+
+
+def _usable_channels(
+    samples: NDArray[np.floating], findings: list[Finding]
+) -> tuple[list[int], list[int]]:
+    """Channels to compare and faulty ones; adds a finding for each that is much weaker."""
+    levels = alternating_level_db(samples)
+    faulty = set(dead_channels(levels).tolist())
+    for group in identical_channels(samples):
+        faulty.update(group)
+    usable = [k for k in range(len(samples)) if k not in faulty]
+    if usable:
+        median = float(np.median(levels[usable]))
+        weak = [k for k in usable if levels[k] < median - WEAK_CHANNEL_DB]
+        if weak:
+            findings.append(
+                Finding(
+                    "warn",
+                    f"{name_channels(weak)}: {median - levels[weak].min():.0f} dB weaker than the "
+                    "others; check gain, cable or a covered microphone",
+                )
+            )
+    return usable, sorted(faulty)
+
+
+def _check_delays(
+    array: MicArray,
+    part: MicArray,
+    usable: list[int],
+    correlations: Correlations,
+    findings: list[Finding],
+    faulty: list[int],
+) -> ArrayReport:
+    """Synchrony, units and order from the correlations of the usable channels (`part`)."""
+    synchrony = measure_synchrony(part, correlations)
+    lags = _lag_table(part, usable, correlations, synchrony)
+    suspects = [*faulty, *(usable[late.channel] for late in synchrony.late)]
+    if len(synchrony.together) < 2:
+        findings.append(_nothing_in_common(part, synchrony, lags))
+        return ArrayReport(array, findings, lags, suspects=tuple(sorted(suspects)))
+    if synchrony.late:
+        findings += [_late_finding(late, usable) for late in synchrony.late]
+    else:
+        findings.append(Finding("ok", "synchrony: all delays are within what the distances allow"))
+    direction = None
+    keep = synchrony.together
+    unit = _unit_finding(part, correlations, synchrony)
+    if unit:
+        findings.append(unit)
+    elif len(keep) < 3:
+        findings.append(
+            Finding("warn", "channel order: cannot be tested with fewer than 3 usable channels")
+        )
+    else:
+        inner = MicArray(part.positions[keep], part.name)
+        order, direction, moved = _check_order(
+            inner, [usable[k] for k in keep], _restrict(correlations, keep)
+        )
+        findings += order
+        suspects += moved
+    return ArrayReport(array, findings, lags, direction, tuple(sorted(set(suspects))))
+
+
+def _lag_table(
+    part: MicArray, usable: list[int], correlations: Correlations, synchrony: Synchrony
+) -> list[PairLag]:
+    """One row for each pair of usable channels."""
+    table = []
+    for p, (i, j) in enumerate(correlations.pairs):
+        distance = float(np.linalg.norm(part.positions[i] - part.positions[j]))
+        table.append(
+            PairLag(
+                usable[i] + 1,
+                usable[j] + 1,
+                100 * distance,
+                1000 * float(synchrony.pair_lag[p]),
+                1000 * distance / SPEED_OF_SOUND,
+                float(synchrony.pair_strength[p]),
+            )
+        )
+    return table
+
+
+def _nothing_in_common(part: MicArray, synchrony: Synchrony, lags: list[PairLag]) -> Finding:
+    """No two channels agree within the array's limits: too small a unit, no clock, or no sound."""
+    if not synchrony.pair_broken.any():
+        return Finding(
+            "warn",
+            "no sound that reaches several channels was found, so order and synchrony could not be "
+            "tested: record a person talking for some seconds at one or two metres",
+        )
+    ratio = float(np.median([abs(lag.lag_ms) / lag.limit_ms for lag in lags]))
+    return Finding(
+        "error",
+        f"the delays between channels are about {ratio:.3g} times what the distances allow: either "
+        f"the coordinates are too small (wrong unit?) or the channels are not synchronised",
+    )
+
+
+def _late_finding(late: LateChannel, usable: list[int]) -> Finding:
+    """Text for a channel outside the synchronous group."""
+    name = name_channels([usable[late.channel]])
+    if late.delay is None:
+        return Finding(
+            "error",
+            f"{name} does not carry the same sound as the others: another source, only noise, or "
+            "more than 0.2 s apart",
+        )
+    when = "late" if late.delay > 0 else "early"
+    text = f"{name} is {1000 * abs(late.delay):.2f} ms {when}: not synchronised with the others"
+    if late.drift:
+        text += (
+            f", and its clock drifts by {1e6 * late.drift:+.0f} microseconds each second: record "
+            "all channels with one device"
+        )
+    return Finding("error", text)
+
+
+def _unit_finding(
+    part: MicArray, correlations: Correlations, synchrony: Synchrony
+) -> Finding | None:
+    """A warning when all delays are far smaller than the coordinates allow."""
+    i, j = correlations.pairs.T
+    distance = np.linalg.norm(part.positions[i] - part.positions[j], axis=-1)
+    inside = np.isin(i, synchrony.together) & np.isin(j, synchrony.together)
+    if not inside.any():
+        return None
+    wide = inside & (distance >= 0.5 * distance[inside].max())
+    ratio = np.max(np.abs(synchrony.pair_lag[wide]) * SPEED_OF_SOUND / distance[wide])
+    if part.shape == "volumetric":
+        # Some pair always points towards the source: how small can the largest share be?
+        axes = (part.positions[i] - part.positions[j])[wide] / distance[wide, None]
+        least = np.abs(fibonacci_sphere(2000) @ axes.T).max(axis=1).min()
+        threshold = min(2 * SMALL_DELAYS, 0.5 * least)
+    else:
+        threshold = SMALL_DELAYS if part.aperture > HAND_HELD else 0.0
+    if ratio >= threshold:
+        return None
+    times = (
+        f"{1 / ratio:.0f} times smaller than" if ratio > 0.002 else "next to nothing beside what"
+    )
+    where = "" if part.shape == "volumetric" else ", unless the sound came from broadside"
+    return Finding(
+        "warn",
+        f"the delays are {times} the coordinates allow: the coordinates may be in the wrong unit "
+        f"(too large){where}; channel order was not tested",
+    )
+
+
+def _restrict(correlations: Correlations, keep: list[int]) -> Correlations:
+    """The correlations between the channels `keep` (ascending), renumbered."""
+    inside = np.isin(correlations.pairs, keep).all(axis=1)
+    return Correlations(
+        np.searchsorted(keep, correlations.pairs[inside]),
+        correlations.times,
+        correlations.lags,
+        correlations.near[:, inside],
+        correlations.far_lag[:, inside],
+        correlations.far_peak[:, inside],
+        correlations.noise[:, inside],
+    )
+
+
+def _check_order(
+    inner: MicArray, channels: list[int], correlations: Correlations
+) -> tuple[list[Finding], tuple[float, float] | None, list[int]]:
+    """Findings on order and polarity, the direction of the strongest sound, suspect channels."""
+    fit = ArrayFit(inner.positions, correlations)
+    given = fit.evaluate()
+    hypotheses = fit.search()
+    best = hypotheses[0]
+    free = max(free_score(inner, correlations), 1e-6)
+    gain = best.score / max(given.score, 0.02 * free, 1e-6)
+    findings: list[Finding] = []
+    suspects: list[int] = []
+    if not best.is_given and gain >= SUSPECT_GAIN:
+        sure = gain >= SURE_GAIN and best.score >= GOOD_FIT * free
+        findings += _change_findings(hypotheses, channels, sure, gain)
+        suspects = [channels[k] for k in {*best.moved, *best.inverted}]
+        return findings, None, suspects
+    share = given.score / free
+    if share < POOR_FIT:
+        findings.append(
+            Finding(
+                "error",
+                f"the delays fit these coordinates badly ({100 * share:.0f}% of what the channels "
+                "have in common): wrong positions or unit, or an order that differs in several places",
+            )
+        )
+        return findings, None, list(channels)
+    findings.append(
+        Finding(
+            "ok",
+            f"channel order and polarity: the delays fit the coordinates ({100 * share:.0f}%), and "
+            "no exchange of two channels fits better",
+        )
+    )
+    findings += _limits_of_order(inner, channels)
+    findings.append(_direction_finding(inner, given))
+    return findings, given.direction, suspects
+
+
+def _change_findings(
+    hypotheses: list[Hypothesis], channels: list[int], sure: bool, gain: float
+) -> list[Finding]:
+    """Texts for the better order or polarity."""
+    best = hypotheses[0]
+    level, verb = ("error", "are") if sure else ("warn", "may be")
+    findings = []
+    if best.moved:
+        text = f"{name_channels([channels[k] for k in best.moved])} {verb} swapped"
+        if len(best.moved) > 2:
+            order = ", ".join(str(channels[k] + 1) for k in best.order)
+            text = (
+                f"{name_channels([channels[k] for k in best.moved])} {verb} out of order: "
+                f"rows {order} of the coordinates, in this order, fit"
+            )
+        equal = [h.moved for h in hypotheses[1:] if h.moved and h.signs == best.signs]
+        if equal:
+            names = "; ".join(name_channels([channels[k] for k in moved]) for moved in equal[:4])
+            text += f" (or, with the same delays: {names})"
+        findings.append(Finding(level, f"{text}; the delays then fit {gain:.2f} times as well"))
+    if best.inverted:
+        text = f"{name_channels([channels[k] for k in best.inverted])} {verb} inverted (polarity)"
+        if 2 * len(best.inverted) == len(channels):
+            text += " against the other half"
+        findings.append(Finding(level, f"{text}; exchange the two wires or multiply by -1"))
+    return findings
+
+
+def _limits_of_order(inner: MicArray, channels: list[int]) -> list[Finding]:
+    """What no recording of this array can show: said, so that 'ok' is not read as more."""
+    findings = []
+    blind = undetectable_swaps(inner)
+    if blind:
+        names = ", ".join(f"{channels[a] + 1}-{channels[b] + 1}" for a, b in blind[:6])
+        more = " and others" if len(blind) > 6 else ""
+        findings.append(
+            Finding(
+                "warn",
+                f"this array is symmetric: exchanging channels {names}{more} would give delays that "
+                "fit as well; only a sound from a known direction shows it",
+            )
+        )
+    return findings
+
+
+def _direction_finding(inner: MicArray, given: Hypothesis) -> Finding:
+    """Where the sound came from, for the user to compare: the only check of left and right."""
+    azimuth, elevation = given.direction
+    if inner.shape == "linear":
+        where = "at the angle to its line that azimuth"
+        where = f"on the cone around the line through azimuth {azimuth:.0f} degrees"
+    elif inner.shape == "planar":
+        where = f"from azimuth {azimuth:.0f} degrees (or its mirror image behind the plane)"
+    else:
+        where = f"from azimuth {azimuth:.0f}, elevation {elevation:.0f} degrees"
+    return Finding(
+        "ok",
+        f"the strongest sound came {where}. Was it there? One recording cannot tell an array from "
+        "its mirror image: if left and right come out exchanged, the coordinates are mirrored "
+        "(x and y exchanged, or channels counted clockwise)",
+    )
