@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from absl import app, flags
+from absl import app, flags, logging
 
 from launch import configurables
 from spatial_core.config import gin_setup
@@ -141,6 +141,8 @@ def main() -> None:
 
 
 def _main(argv: list[str], bindings: list[str]) -> None:
+    if not flags.FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)
     if argv[1:]:
         print(f"error: unexpected {' '.join(argv[1:])!r}; see --help", file=sys.stderr)
         sys.exit(EXIT_INPUT)

@@ -74,10 +74,18 @@ def register(*objects: Callable[..., Any], module: str | None = None) -> None:
 
 
 def _factory(target: Callable[..., Any]) -> Callable[..., Any]:
-    """A plain function with the target's signature: gin would subclass a class, which breaks ==."""
+    """A plain function with the target's signature: gin would subclass a class, which breaks ==.
+
+    Parts that are left at their default are built by gin too, so that
+    `OptimizerConfig.peak_lr = 1e-3` counts without `TrainConfig.optimizer = @OptimizerConfig()`.
+    """
+    names = list(inspect.signature(target).parameters)
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        return target(*args, **kwargs)
+        given = {*names[: len(args)], *kwargs}
+        parts = _default_parts(target).items()
+        defaults = {field: _registered[name]() for field, name in parts if field not in given}
+        return target(*args, **kwargs, **defaults)
 
     call.__name__ = target.__name__
     call.__qualname__ = target.__qualname__
@@ -85,6 +93,21 @@ def _factory(target: Callable[..., Any]) -> Callable[..., Any]:
     call.__doc__ = target.__doc__
     call.__signature__ = inspect.signature(target)  # type: ignore[attr-defined]
     return call
+
+
+def _default_parts(target: Callable[..., Any]) -> dict[str, str]:
+    """Field -> registered name, for the fields whose default is a plain registered dataclass."""
+    if not dataclasses.is_dataclass(target):
+        return {}
+    parts = {}
+    for field in dataclasses.fields(target):
+        kind = field.default_factory
+        if field.default is not dataclasses.MISSING and dataclasses.is_dataclass(field.default):
+            same = _originals.get(type(field.default).__name__) is type(field.default)
+            kind = type(field.default) if same and field.default == type(field.default)() else None
+        if field.init and isinstance(kind, type) and _originals.get(kind.__name__) is kind:
+            parts[field.name] = kind.__name__
+    return parts
 
 
 def registered() -> dict[str, Callable[..., Any]]:
@@ -217,7 +240,7 @@ def _check(scan: _Scan, roots: set[str]) -> None:
     for macro, place in scan.macros.items():
         if macro not in scan.used_macros:
             raise InputError(f"{place}: nothing uses {macro}{_near(macro, scan.used_macros)}")
-    reached = {_short(selector) for _, selector in scan.references} | roots
+    reached = _reached({_short(selector) for _, selector in scan.references} | roots, scan)
     scopes = {part for scope, _ in scan.references for part in scope.split("/")}
     for (scope, selector, parameter), place in scan.parameters.items():
         if _short(selector) not in reached:
@@ -228,6 +251,20 @@ def _check(scan: _Scan, roots: set[str]) -> None:
         for part in scope.split("/") if scope else ():
             if part not in scopes:
                 raise InputError(f"{place}: nothing enters the scope {part!r}{_near(part, scopes)}")
+
+
+def _reached(names: set[str], scan: _Scan) -> set[str]:
+    """The names, and those that they build as default parts."""
+    bound = {(_short(selector), parameter) for _, selector, parameter in scan.parameters}
+    reached = set(names)
+    waiting = sorted(names)
+    while waiting:
+        name = waiting.pop()
+        for field, part in _default_parts(_originals[name]).items():
+            if (name, field) not in bound and part not in reached:
+                reached.add(part)
+                waiting.append(part)
+    return reached
 
 
 def _check_parameter(selector: str, parameter: str, place: str) -> None:

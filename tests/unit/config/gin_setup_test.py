@@ -26,9 +26,16 @@ class GinOuter:
     tags: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class GinWithParts:
+    inner: GinInner = field(default_factory=GinInner)
+    other: GinInner = GinInner()
+    special: GinInner = GinInner(size=9)
+
+
 @pytest.fixture(autouse=True)
 def _names():
-    gin_setup.register(GinInner, GinOuter)
+    gin_setup.register(GinInner, GinOuter, GinWithParts)
 
 
 def parse(tmp_path, text, *overrides):
@@ -79,6 +86,14 @@ validation/GinInner.label = 'held out'
     built = gin_setup.build("GinOuter")
     assert built.inner == GinInner(size=2)
     assert built.other == GinInner(size=2, label="held out")
+
+
+def test_default_parts_take_their_settings_too(tmp_path):
+    path = tmp_path / "x.gin"
+    path.write_text("GinInner.size = 4\n")
+    gin_setup.parse([str(path)], roots=["GinWithParts"])
+    four = GinInner(size=4)
+    assert gin_setup.build("GinWithParts") == GinWithParts(inner=four, other=four)
 
 
 def test_includes_are_read_in_place(tmp_path):
