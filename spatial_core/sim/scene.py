@@ -35,6 +35,8 @@ class SceneConfig:
     Metres, seconds, decibels; pairs are (low, high) of a uniform draw.
     array: a fixed array instead of random ones (its own frame is the array frame). A random array is
     min_mics..max_mics points in a ball whose diameter is drawn from array_diameter.
+    planar_share: of the random arrays, those that lie flat in a horizontal plane, as the arrays of
+    most devices do (the paper's are all solid).
     min/max_source_distance: from the array's centroid, of speech and distractor alike; besides, no
     source comes within 2 cm of a microphone. max_rt60 lowers the limit of `room`.
     speech_dropout, distractor_dropout: shares of scenes without them. snr_db: speech to distractor.
@@ -55,6 +57,7 @@ class SceneConfig:
     distractor_dropout: float = 0.05
     snr_db: tuple[float, float] = (-5.0, 15.0)
     sensor_noise_db: tuple[float, float] | None = (20.0, 60.0)
+    planar_share: float = 0.0
     array: MicArray | None = None
     gain_mismatch_db: float = 0.0
     position_jitter_m: float = 0.0
@@ -80,6 +83,8 @@ class SceneConfig:
             raise InputError(
                 f"source distances from {self.min_source_distance} to {farthest} m: need 0 <= min < max"
             )
+        if not 0 <= self.planar_share <= 1:
+            raise InputError(f"planar_share={self.planar_share}: a share lies within 0..1")
         if not (0 <= self.speech_dropout <= 1 and 0 <= self.distractor_dropout <= 1):
             raise InputError(
                 f"speech_dropout={self.speech_dropout}, distractor_dropout="
@@ -288,6 +293,8 @@ def _array_offsets(rng: np.random.Generator, config: SceneConfig) -> np.ndarray:
         return np.asarray(config.array.centred, np.float64)
     count = int(rng.integers(config.min_mics, config.max_mics + 1))
     radius = rng.uniform(*config.array_diameter) / 2
+    # Drawn only where it is asked for: other recipes keep their scenes.
+    flat = config.planar_share > 0 and rng.uniform() < config.planar_share
     for _ in range(1000):
         points = rng.standard_normal((count, 3))
         points *= (
@@ -295,6 +302,8 @@ def _array_offsets(rng: np.random.Generator, config: SceneConfig) -> np.ndarray:
             * rng.uniform(size=(count, 1)) ** (1 / 3)
             / np.linalg.norm(points, axis=1, keepdims=True)
         )
+        if flat:
+            points[:, 2] = 0.0
         gaps = np.linalg.norm(points[:, None] - points[None], axis=-1)
         if np.min(gaps[np.triu_indices(count, 1)]) >= MIN_MIC_SPACING:
             return points
