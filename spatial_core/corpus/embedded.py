@@ -4,7 +4,10 @@
 from __future__ import annotations
 
 import json
+import os
+from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
+from importlib.resources.abc import Traversable
 from typing import Any
 
 import numpy as np
@@ -29,21 +32,28 @@ def read_manifest(part: str) -> dict[str, Any]:
 
 def load(part: str, split: str) -> tuple[list[np.ndarray], list[str]]:
     """Decode a split of "speech" or "noise": clips int16 [t] at 16 kHz, and each one's label."""
+    folder = resources.files("spatial_core.corpus") / part
+    wanted: list[tuple[dict[str, Any], list[dict[str, Any]]]] = []
+    for entry in read_manifest(part)["files"]:
+        own = [c for c in entry["clips"] if split in ("all", c.get("split", entry.get("split")))]
+        if own:
+            wanted.append((entry, own))
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        decoded = list(pool.map(lambda item: _decode(folder, item[0]), wanted))
     clips: list[np.ndarray] = []
     labels: list[str] = []
-    folder = resources.files("spatial_core.corpus") / part
-    for entry in read_manifest(part)["files"]:
-        wanted = [c for c in entry["clips"] if split in ("all", c.get("split", entry.get("split")))]
-        if not wanted:
-            continue
-        with resources.as_file(folder / entry["file"]) as path:
-            samples, rate = soundfile.read(str(path), dtype="int16")
-        last = max(clip["start"] + clip["samples"] for clip in entry["clips"])
-        if rate != SAMPLE_RATE or samples.ndim != 1 or len(samples) < last:
-            raise InputError(
-                f"{entry['file']}: differs from its manifest; install the package again"
-            )
-        for clip in wanted:
-            clips.append(samples[clip["start"] : clip["start"] + clip["samples"]])
+    for (entry, own), samples in zip(wanted, decoded, strict=True):
+        for clip in own:
+            # Copied, so that the clips of other splits in the same file are not kept alive.
+            clips.append(samples[clip["start"] : clip["start"] + clip["samples"]].copy())
             labels.append(clip.get("label", entry.get("label", "")))
     return clips, labels
+
+
+def _decode(folder: Traversable, entry: dict[str, Any]) -> np.ndarray:
+    with resources.as_file(folder / entry["file"]) as path:
+        samples, rate = soundfile.read(str(path), dtype="int16")
+    last = max(clip["start"] + clip["samples"] for clip in entry["clips"])
+    if rate != SAMPLE_RATE or samples.ndim != 1 or len(samples) < last:
+        raise InputError(f"{entry['file']}: differs from its manifest; install the package again")
+    return np.asarray(samples)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,8 +24,8 @@ TEST_VOICES = frozenset(
         "im_nicola",
     }
 )
-ENGLISH_SENTENCES = 12  # per native voice, about 40 s
-OTHER_SENTENCES = 5  # per voice of another language, about 16 s
+ENGLISH_SENTENCES = 14  # per native voice, about 40 s
+OTHER_SENTENCES = 6  # per voice of another language, about 16 s
 _SENTENCE_SPLIT = ("train",) * 8 + ("validation", "test")
 
 
@@ -37,6 +38,12 @@ class Utterance:
     split: str
     text: str
     speed: float
+
+    @property
+    def wav(self) -> str:
+        """Name of its rendering; a changed sentence or speed is a different file."""
+        digest = hashlib.sha256(f"{self.text}|{self.speed}".encode()).hexdigest()[:8]
+        return f"{self.key}-{digest}.wav"
 
 
 def voice_split(voice: str) -> str:

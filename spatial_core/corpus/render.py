@@ -56,7 +56,7 @@ def render_speech(packages: Path, work: Path, out: Path, pack_only: bool) -> Non
     sentences = [line.strip() for line in text.splitlines() if line.strip()]
     voices = kokoro.voice_names(packages)
     plan = plan_utterances(voices, sentences, SEED)
-    todo = [] if pack_only else [u for u in plan if not (work / f"{u.key}.wav").exists()]
+    todo = [] if pack_only else [u for u in plan if not (work / u.wav).exists()]
     if todo:
         speaker = kokoro.Kokoro(packages)
     started = time.monotonic()
@@ -71,10 +71,10 @@ def render_speech(packages: Path, work: Path, out: Path, pack_only: bool) -> Non
             "PCM_16",
             format="WAV",
         )
-        part.rename(work / f"{utterance.key}.wav")
+        part.rename(work / utterance.wav)
         left = (time.monotonic() - started) / done * (len(todo) - done)
         print(f"{done}/{len(todo)} {utterance.key}, {left / 60:.1f} min left", flush=True)
-    pack_speech([u for u in plan if (work / f"{u.key}.wav").exists()], work, out / "speech")
+    pack_speech([u for u in plan if (work / u.wav).exists()], work, out / "speech")
 
 
 def pack_speech(utterances: list[Utterance], work: Path, out: Path) -> None:
@@ -82,7 +82,7 @@ def pack_speech(utterances: list[Utterance], work: Path, out: Path) -> None:
     files = []
     for voice in sorted({u.voice for u in utterances}):
         own = [u for u in utterances if u.voice == voice]
-        sounds = [soundfile.read(work / f"{u.key}.wav", dtype="float32")[0] for u in own]
+        sounds = [soundfile.read(work / u.wav, dtype="float32")[0] for u in own]
         entry = write_packed(out / f"{voice}.ogg", sounds)
         for clip, utterance in zip(entry["clips"], own, strict=True):
             clip.update(key=utterance.key, text=utterance.text)
