@@ -49,8 +49,8 @@ def encode(labels: dict[str, Any], rirs: np.ndarray) -> bytes:
     return b"".join((header, _CRC.pack(crc), text, body))
 
 
-def decode(data: bytes, taps: int) -> tuple[dict[str, Any], np.ndarray]:
-    """Labels and rirs float32 [s, m, taps], zeros after the stored end; CorruptRecord if damaged."""
+def decode(data: bytes) -> tuple[dict[str, Any], np.ndarray]:
+    """Labels and rirs float32 [s, m, stored taps]; CorruptRecord if damaged."""
     start = _HEADER.size + _CRC.size
     if len(data) < start:
         raise CorruptRecord(f"record of {len(data)} bytes has no header")
@@ -60,23 +60,17 @@ def decode(data: bytes, taps: int) -> tuple[dict[str, Any], np.ndarray]:
     size = start + text_bytes + 2 * sources * mics * stored
     if len(data) != size:
         raise CorruptRecord(f"record has {len(data)} bytes where its header means {size}")
-    if stored > taps:
-        raise CorruptRecord(f"record holds {stored} taps where the bank has {taps}")
     (crc,) = _CRC.unpack_from(data, _HEADER.size)
     if zlib.crc32(memoryview(data)[start:], zlib.crc32(data[: _HEADER.size])) != crc:
         raise CorruptRecord("record differs from its checksum")
     labels = json.loads(data[start : start + text_bytes])
     halves = np.frombuffer(data, "<f2", offset=start + text_bytes).reshape(sources, mics, stored)
-    rirs = np.zeros((sources, mics, taps), np.float32)
-    for source, exponent in enumerate(labels.pop("exponents")):
-        rirs[source, :, :stored] = halves[source] * np.float32(
-            math.ldexp(1.0, exponent - _HEADROOM)
-        )
-    return labels, rirs
+    scale = [math.ldexp(1.0, exponent - _HEADROOM) for exponent in labels.pop("exponents")]
+    return labels, halves * np.array(scale, np.float32)[:, None, None]
 
 
 def _exponent(rirs: np.ndarray) -> int:
-    return math.frexp(float(np.abs(rirs).max()))[1]
+    return max(-100, math.frexp(float(np.abs(rirs).max()))[1])
 
 
 def _audible_taps(rirs: np.ndarray) -> int:

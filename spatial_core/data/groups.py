@@ -84,12 +84,17 @@ class SimulatedGroups:
         return Groups(specs, *simulate_scenes(self._simulator, specs, self._num_mics))
 
     def _first_good(self, index: int) -> Groups:
-        key = f"group {index} of {self._split}, seed {self._seed}"
+        def key(attempt: int) -> str:
+            name = f"group {index} of {self._split}, seed {self._seed}"
+            return f"{name}, replacement {attempt}" if attempt else name
+
         return first_good(lambda attempt: self._simulate([index], attempt), key, self._bad)
 
 
-def first_good(make: Callable[[int], Groups], key: str, bad: BadRecords) -> Groups:
-    """The first of make(0), make(1), ... (one group each) that is without fault; others count.
+def first_good(make: Callable[[int], Groups], key: Callable[[int], str], bad: BadRecords) -> Groups:
+    """The first of make(0), make(1), ... (one group each) that is without fault.
+
+    The others are counted in `bad` as key(0), key(1), ...
 
     Raises DataBudgetError when the budget of `bad` is spent, or after MAX_ATTEMPTS.
     """
@@ -103,9 +108,9 @@ def first_good(make: Callable[[int], Groups], key: str, bad: BadRecords) -> Grou
             fault, cause = f"{type(error).__name__}: {error}", error
         if fault is None:
             return group
-        bad.add(f"{key}, replacement {attempt}" if attempt else key, fault)
+        bad.add(key(attempt), fault)
     raise DataBudgetError(
-        f"{key}: {MAX_ATTEMPTS} in a row are bad, the last one because: {fault}"
+        f"{key(0)}: {MAX_ATTEMPTS} in a row are bad, the last one because: {fault}"
     ) from cause
 
 

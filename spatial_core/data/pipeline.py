@@ -263,8 +263,9 @@ class SceneStream(CropStream):
         super().__post_init__()
         build_simulator(self.simulator)
         if self.array is not None:
-            object.__setattr__(self, "array", load_array(self.array))
-            object.__setattr__(self, "scene", replace(self.scene, array=self.array))
+            array = load_array(self.array)
+            object.__setattr__(self, "array", array)
+            object.__setattr__(self, "scene", replace(self.scene, array=array))
         if self.scene.padded_mics > self.max_mics:
             raise InputError(
                 f"scenes have up to {self.scene.padded_mics} microphones, but the batch has room "

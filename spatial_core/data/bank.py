@@ -1,0 +1,323 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A bank of room responses on disk: simulate once, train many times.
+
+A bank is a folder of ArrayRecord shards `rirs-00000-of-00016.arrayrecord` (one record per group:
+the scene and its responses, see bank_record.py) and a `manifest.json` that says what they were made
+from and holds the SHA-256 of each (bank_manifest.py). Record i is a pure function of (seed, split,
+i): a bank whose making was interrupted and resumed has the bytes of one made in one go.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numba
+import numpy as np
+from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
+
+from spatial_core.data import bank_manifest, bank_record
+from spatial_core.data.bank_manifest import Manifest, Shard
+from spatial_core.data.budget import BadRecords
+from spatial_core.data.groups import Groups, GroupSource, SimulatedGroups, first_good, stack_groups
+from spatial_core.data.pipeline import CropStream, build_simulator
+from spatial_core.data.seeds import generator
+from spatial_core.errors import InputError
+from spatial_core.geometry.arrays import MicArray, load_array
+from spatial_core.sim.rir import RirSimulator
+from spatial_core.sim.scene import SceneConfig, SceneSpec
+
+# One record a chunk, because training reads them in any order; float16 noise does not compress.
+_WRITER_OPTIONS = "group_size:1,uncompressed"
+_READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
+_SLICE = 32
+"""Groups simulated between two writes, for each thread."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BankConfig:
+    """What a bank is made of.
+
+    scene: what scenes are drawn from (its dropouts and levels are drawn again by every stream).
+    array: as in SceneStream. count: groups, one record each: some 100 kB with 8 microphones and a
+    distractor. seed, split: as in SceneStream. shard_size: records of one file. simulator: "fast",
+    "pyroomacoustics" or a RirSimulator. threads: None for one per processor. max_bad_records:
+    scenes that may fail to simulate, and are replaced.
+    """
+
+    scene: SceneConfig = field(default_factory=SceneConfig)
+    array: MicArray | str | Path | None = None
+    count: int = 100_000
+    seed: int = 0
+    split: str = "train"
+    shard_size: int = 4096
+    simulator: str | RirSimulator = "fast"
+    threads: int | None = None
+    max_bad_records: int = 100
+
+    def __post_init__(self) -> None:
+        generator(self.seed, self.split, "group", 0)  # refuses an impossible seed or split now
+        build_simulator(self.simulator)
+        for name in ("count", "shard_size", "threads"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"{name} is {value}: give 1 or more")
+        if self.num_shards > bank_manifest.MAX_SHARDS:
+            raise InputError(f"{self.num_shards} shards are too many: raise shard_size")
+        if self.array is not None:
+            array = load_array(self.array)
+            object.__setattr__(self, "array", array)
+            object.__setattr__(self, "scene", replace(self.scene, array=array))
+
+    @property
+    def num_shards(self) -> int:
+        """Files of the whole bank."""
+        return math.ceil(self.count / self.shard_size)
+
+
+Progress = Callable[[str], None]
+
+
+def generate_bank(
+    config: BankConfig, out_dir: str | Path, resume: bool = True, progress: Progress = print
+) -> Manifest:
+    """Make a bank, or finish one: shards that are there and whole are kept.
+
+    progress: called with a line of text every few seconds. Raises InputError when out_dir holds a
+    bank of another configuration, or any bank and `resume` is False; DataBudgetError when too many
+    scenes fail.
+    """
+    folder = Path(out_dir)
+    simulator = build_simulator(config.simulator)
+    manifest = _start(config, folder, simulator, resume)
+    report = _Report(config.count, progress)
+    bad = BadRecords(config.max_bad_records)
+    source = SimulatedGroups(
+        config.scene, simulator, config.seed, config.split, config.scene.padded_mics, bad
+    )
+    for number in range(config.num_shards):
+        name = bank_manifest.shard_name(number, config.num_shards)
+        first = number * config.shard_size
+        indices = range(first, min(first + config.shard_size, config.count))
+        if name in manifest.shards:
+            fault = bank_manifest.shard_fault(folder, name, manifest.shards[name])
+            if fault is None:
+                report.kept(len(indices))
+                continue
+            progress(f"{fault}: made again")
+        before = set(bad.reasons)
+        _write_shard(source, config.threads, folder / name, indices, report)
+        replaced = tuple(sorted(set(bad.reasons) - before))
+        shard = bank_manifest.describe_shard(folder / name, len(indices), replaced)
+        manifest = manifest.with_shard(name, shard)
+        bank_manifest.save(manifest, folder)
+    report.done(folder)
+    return manifest
+
+
+def _start(config: BankConfig, folder: Path, simulator: RirSimulator, resume: bool) -> Manifest:
+    wanted = bank_manifest.describe(
+        config.scene, simulator, config.count, config.seed, config.split, config.shard_size
+    )
+    if not (folder / bank_manifest.NAME).exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        manifest = Manifest(wanted, simulator.taps, simulator.lead, config.num_shards, {})
+        bank_manifest.save(manifest, folder)
+        return manifest
+    if not resume:
+        raise InputError(f"{folder} holds a bank already: choose another folder, or resume it")
+    manifest = bank_manifest.load(folder)
+    manifest.require_same(wanted, folder)
+    return manifest
+
+
+def _write_shard(
+    source: GroupSource, threads: int | None, path: Path, indices: range, report: _Report
+) -> None:
+    """Write one shard under a temporary name, then move it into place."""
+
+    def make(part: range) -> list[bytes]:
+        return _records(source.groups(part))
+
+    threads = threads or numba.get_num_threads()
+    temporary = path.with_name(f".{path.name}.tmp")
+    writer = ArrayRecordWriter(str(temporary), _WRITER_OPTIONS)
+    with ThreadPoolExecutor(threads) as pool:
+        for start in range(0, len(indices), _SLICE * threads):
+            block = indices[start : start + _SLICE * threads]
+            parts = [block[i : i + _SLICE] for i in range(0, len(block), _SLICE)]
+            for records in pool.map(make, parts):
+                for record in records:
+                    writer.write(record)
+            report.made(len(block))
+    writer.close()
+    with temporary.open("rb+") as file:
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def _records(groups: Groups) -> list[bytes]:
+    noise = groups.noise_rirs
+    encoded = []
+    for row, spec in enumerate(groups.specs):
+        rirs = [groups.rirs[row, : spec.num_mics]]
+        if noise is not None:
+            rirs.append(noise[row, : spec.num_mics])
+        encoded.append(bank_record.encode(spec.to_dict(), np.stack(rirs)))
+    return encoded
+
+
+class _Report:
+    """Lines of progress with the time left, at most one every two seconds."""
+
+    def __init__(self, total: int, say: Progress) -> None:
+        self._total, self._say = total, say
+        self._there = self._new = 0
+        self._start = self._last = time.monotonic()
+
+    def kept(self, count: int) -> None:
+        self._there += count
+
+    def made(self, count: int) -> None:
+        self._new += count
+        now = time.monotonic()
+        if now - self._last < 2:
+            return
+        self._last = now
+        ready = self._there + self._new
+        rate = self._new / (now - self._start)
+        self._say(
+            f"{ready:,} of {self._total:,} rooms ({100 * ready / self._total:.0f}%), "
+            f"{rate:.0f} a second, {(self._total - ready) / rate / 60:.1f} minutes left"
+        )
+
+    def done(self, folder: Path) -> None:
+        self._say(
+            f"{folder}: {self._total:,} rooms, {self._there:,} of them kept from before, "
+            f"{time.monotonic() - self._start:.0f} s"
+        )
+
+
+class BankGroups:
+    """Groups read from a bank, in another order every epoch. Thread-safe."""
+
+    def __init__(
+        self,
+        folder: Path,
+        manifest: Manifest,
+        seed: int,
+        num_mics: int,
+        distractor: bool,
+        bad: BadRecords,
+    ) -> None:
+        self.taps = manifest.taps
+        self._seed, self._split = seed, manifest.split
+        self._num_mics = num_mics
+        self._distractor = distractor
+        self._bad = bad
+        self._names = sorted(manifest.shards)
+        self._readers = [_open_shard(folder / name, manifest.shards[name]) for name in self._names]
+        self._locks = [threading.Lock() for _ in self._names]
+        self._edges = np.cumsum([manifest.shards[name].records for name in self._names])
+        self._orders: dict[int, np.ndarray] = {}
+        self._order_lock = threading.Lock()
+
+    def groups(self, indices: Sequence[int]) -> Groups:
+        """Group g is record g of a shuffled bank; a damaged record is replaced by another one."""
+        return stack_groups([self._group(index) for index in indices])
+
+    def _group(self, index: int) -> Groups:
+        return first_good(
+            lambda attempt: self._read(self._record(index, attempt)),
+            lambda attempt: self._key(self._record(index, attempt)),
+            self._bad,
+        )
+
+    def _record(self, index: int, attempt: int) -> int:
+        count = int(self._edges[-1])
+        if attempt:
+            rng = generator(self._seed, self._split, "replacement", index, attempt)
+            return int(rng.integers(count))
+        epoch, place = divmod(index, count)
+        return int(self._order(epoch, count)[place])
+
+    def _order(self, epoch: int, count: int) -> np.ndarray:
+        """The permutation of an epoch; batches are near each other, so two epochs are kept."""
+        with self._order_lock:
+            if epoch not in self._orders:
+                while len(self._orders) > 1:
+                    del self._orders[min(self._orders)]
+                rng = generator(self._seed, self._split, "order", epoch)
+                self._orders[epoch] = rng.permutation(count)
+            return self._orders[epoch]
+
+    def _locate(self, record: int) -> tuple[int, int]:
+        """Shard and the record's place in it."""
+        shard = int(np.searchsorted(self._edges, record, side="right"))
+        return shard, record - (int(self._edges[shard - 1]) if shard else 0)
+
+    def _key(self, record: int) -> str:
+        shard, place = self._locate(record)
+        return f"record {place} of {self._names[shard]}"
+
+    def _read(self, record: int) -> Groups:
+        shard, place = self._locate(record)
+        with self._locks[shard]:
+            data = self._readers[shard].read([place])[0]
+        labels, stored = bank_record.decode(data)
+        spec = SceneSpec.from_dict(labels)
+        sources, mics, taps = stored.shape
+        rirs = np.zeros((sources, 1, self._num_mics, self.taps), np.float32)
+        rirs[:, 0, :mics, :taps] = stored
+        if self._distractor:
+            return Groups([spec], rirs[0], rirs[1])
+        return Groups([replace(spec, distractor_source=None)], rirs[0], None)
+
+
+def _open_shard(path: Path, shard: Shard) -> ArrayRecordReader:
+    if not path.is_file():
+        raise InputError(f"{path} is missing: make the bank again, which keeps what is whole")
+    reader = ArrayRecordReader(str(path), _READER_OPTIONS)
+    if not reader.ok() or reader.num_records() != shard.records:
+        raise InputError(
+            f"{path} is damaged ({reader.num_records()} records can be found, {shard.records} were "
+            "written): make the bank again, which keeps what is whole"
+        )
+    return reader
+
+
+@dataclass(frozen=True, kw_only=True)
+class BankStream(CropStream):
+    """A stream whose rooms come from a bank; otherwise as SceneStream.
+
+    directory: the bank's folder. scene: dropouts, levels and noise of the crops, and whether the
+    bank's distractors are used; None for what the bank was made with. Everything that shapes a room
+    response must be the bank's. Group g is record g of the bank in an order drawn for each epoch.
+    """
+
+    directory: str | Path
+    scene: SceneConfig | None = None
+
+    def _open_groups(self, bad: BadRecords) -> tuple[SceneConfig, GroupSource]:
+        folder = Path(self.directory)
+        manifest = bank_manifest.load(folder)
+        manifest.require_complete(folder)
+        if manifest.split != self.split:
+            raise InputError(
+                f"{folder} is a bank of the split {manifest.split!r}, the stream's is {self.split!r}"
+            )
+        scene = manifest.scene if self.scene is None else self.scene
+        manifest.require_rooms_of(scene, folder)
+        if scene.padded_mics > self.max_mics:
+            raise InputError(
+                f"{folder} has scenes of up to {scene.padded_mics} microphones, but the batch has "
+                f"room for max_mics = {self.max_mics}: raise max_mics of the stream"
+            )
+        groups = BankGroups(folder, manifest, self.seed, self.max_mics, scene.distractor, bad)
+        return scene, groups

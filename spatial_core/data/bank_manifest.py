@@ -1,0 +1,259 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The manifest of a bank: what it was made from, and the checksum of every shard."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from spatial_core.config import resolved
+from spatial_core.errors import InputError
+from spatial_core.geometry.arrays import MicArray
+from spatial_core.sim.rir import RirSimulator
+from spatial_core.sim.rooms import RoomConfig
+from spatial_core.sim.scene import SceneConfig
+
+NAME = "manifest.json"
+FORMAT = "spatial_core room response bank"
+VERSION = 1
+_MAX_BYTES = 64 * 2**20
+_MAX_TAPS = 2**20
+MAX_SHARDS = 10**5
+# What a stream may choose anew; all other settings of a scene shape its room responses.
+_CROP_FIELDS = (
+    "speech_dropout",
+    "distractor",
+    "distractor_dropout",
+    "snr_db",
+    "sensor_noise_db",
+    "gain_mismatch_db",
+    "gain_db",
+)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One finished file; `replaced` names the scenes that failed to simulate."""
+
+    records: int
+    bytes: int
+    sha256: str
+    replaced: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a bank was made from (`config`, JSON values), and its finished shards by name."""
+
+    config: Mapping[str, Any]
+    taps: int
+    lead: int
+    num_shards: int
+    shards: Mapping[str, Shard]
+
+    @property
+    def split(self) -> str:
+        """The split whose seeds the bank was made from."""
+        return str(self.config["split"])
+
+    @property
+    def records(self) -> int:
+        """Records of the finished shards."""
+        return sum(shard.records for shard in self.shards.values())
+
+    @property
+    def scene(self) -> SceneConfig:
+        """What the bank's scenes were drawn from."""
+        return _scene_from(self.config["scene"])
+
+    def with_shard(self, name: str, shard: Shard) -> Manifest:
+        """The manifest with one more finished shard."""
+        return dataclasses.replace(self, shards={**self.shards, name: shard})
+
+    def require_same(self, config: Mapping[str, Any], folder: Path) -> None:
+        """InputError that lists what differs, unless the bank is of this configuration."""
+        different = list(resolved.differences(self.config, config))
+        if different:
+            raise InputError(
+                f"{folder} holds a bank of another configuration; choose another folder, or delete "
+                "it.\n  " + "\n  ".join(different)
+            )
+
+    def require_complete(self, folder: Path) -> None:
+        """InputError unless every shard is finished."""
+        if len(self.shards) != self.num_shards:
+            raise InputError(
+                f"{folder} is unfinished: {len(self.shards)} of {self.num_shards} shards. Run "
+                "generate again with the same settings to finish it"
+            )
+
+    def require_rooms_of(self, scene: SceneConfig, folder: Path) -> None:
+        """InputError unless the bank's room responses are those that `scene` asks for."""
+        have, want = dict(self.config["scene"]), resolved.describe(scene)
+        if want["distractor"] and not have["distractor"]:
+            raise InputError(
+                f"{folder} was made without distractors: set distractor=False, or make another bank"
+            )
+        for name in _CROP_FIELDS:
+            have.pop(name), want.pop(name)
+        different = list(resolved.differences(have, want))
+        if different:
+            raise InputError(
+                f"{folder} holds other rooms than the scene asks for (bank -> scene); change the "
+                "scene, or make another bank.\n  " + "\n  ".join(different)
+            )
+
+
+def describe(
+    scene: SceneConfig,
+    simulator: RirSimulator,
+    count: int,
+    seed: int,
+    split: str,
+    shard_size: int,
+) -> dict[str, Any]:
+    """The configuration of a bank as JSON values: all that its bytes depend on."""
+    engine = resolved.describe(simulator)
+    if isinstance(engine, dict):
+        engine.pop("threads", None)
+    return {
+        "scene": resolved.describe(scene),
+        "simulator": engine,
+        "count": count,
+        "seed": seed,
+        "split": split,
+        "shard_size": shard_size,
+    }
+
+
+def shard_name(number: int, shards: int) -> str:
+    """File name of a shard."""
+    return f"rirs-{number:05d}-of-{shards:05d}.arrayrecord"
+
+
+def _shard_names(shards: int) -> set[str]:
+    return {shard_name(number, shards) for number in range(min(shards, MAX_SHARDS))}
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def describe_shard(path: Path, records: int, replaced: tuple[str, ...]) -> Shard:
+    """The entry of a finished file."""
+    return Shard(records, path.stat().st_size, digest(path), replaced)
+
+
+def shard_fault(folder: Path, name: str, shard: Shard) -> str | None:
+    """What is wrong with a finished shard's file: missing, another size or checksum."""
+    path = folder / name
+    if not path.is_file():
+        return f"{name} is missing"
+    if path.stat().st_size != shard.bytes:
+        return f"{name} has {path.stat().st_size} bytes, not {shard.bytes}"
+    if digest(path) != shard.sha256:
+        return f"{name} differs from its checksum"
+    return None
+
+
+def verify_bank(folder: str | Path) -> list[str]:
+    """Read the whole bank against its checksums: a sentence for each fault, none if it is whole."""
+    folder = Path(folder)
+    manifest = load(folder)
+    manifest.require_complete(folder)
+    faults = [shard_fault(folder, name, shard) for name, shard in manifest.shards.items()]
+    return [fault for fault in faults if fault is not None]
+
+
+def save(manifest: Manifest, folder: Path) -> None:
+    """Write the manifest; a reader sees the old one or the new one, never a part."""
+    content = {
+        "format": FORMAT,
+        "version": VERSION,
+        "config": manifest.config,
+        "config_sha256": _config_digest(manifest.config),
+        "taps": manifest.taps,
+        "lead": manifest.lead,
+        "num_shards": manifest.num_shards,
+        "shards": {
+            name: dataclasses.asdict(shard) for name, shard in sorted(manifest.shards.items())
+        },
+    }
+    temporary = folder / f".{NAME}.tmp"
+    temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    os.replace(temporary, folder / NAME)
+
+
+def load(folder: Path) -> Manifest:
+    """Read the manifest; InputError when there is none, or it is not one that this version reads."""
+    path = folder / NAME
+    if not path.is_file():
+        raise InputError(
+            f"{folder} holds no bank (no {NAME}): make one with --run_mode=generate, or correct the "
+            "folder"
+        )
+    if path.stat().st_size > _MAX_BYTES:
+        raise InputError(f"{path} has {path.stat().st_size} bytes: it is not a bank's manifest")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise InputError(f"{path} is not the manifest of a room response bank")
+    if content.get("version") != VERSION:
+        raise InputError(
+            f"{path} has version {content.get('version')!r}, this program reads {VERSION}: make the "
+            "bank again"
+        )
+    try:
+        if content["config_sha256"] != _config_digest(content["config"]):
+            raise InputError(
+                f"{path} was edited: its configuration no longer fits its checksum, so it cannot "
+                "tell what the shards hold. Restore it, or make the bank again"
+            )
+        shards = {
+            str(name): Shard(
+                int(entry["records"]),
+                int(entry["bytes"]),
+                str(entry["sha256"]),
+                tuple(entry["replaced"]),
+            )
+            for name, entry in content["shards"].items()
+        }
+        taps, lead, count = (int(content[name]) for name in ("taps", "lead", "num_shards"))
+        if not 1 <= taps <= _MAX_TAPS or not shards.keys() <= _shard_names(count):
+            raise InputError(f"{path} names other shards than a bank has: make the bank again")
+        return Manifest(content["config"], taps, lead, count, shards)
+    except InputError:
+        raise
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise InputError(f"{path} lacks or garbles a part: {error}. Make the bank again") from error
+
+
+def _config_digest(config: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
+
+
+def _scene_from(described: Mapping[str, Any]) -> SceneConfig:
+    """The SceneConfig that `resolved.describe` described."""
+    fields = {name: _tupled(value) for name, value in described.items() if name != "class"}
+    room = {name: _tupled(value) for name, value in described["room"].items() if name != "class"}
+    fields["room"] = RoomConfig(**room)
+    if described["array"] is not None:
+        array = described["array"]
+        fields["array"] = MicArray(np.array(array["positions"]), array["name"])
+    return SceneConfig(**fields)
+
+
+def _tupled(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
