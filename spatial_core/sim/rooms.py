@@ -170,14 +170,24 @@ class Decay:
 
 @functools.lru_cache(maxsize=4096)
 def _decay(room: RoomSpec) -> Decay:
-    """Lehmann and Johansson, "Prediction of energy decay in room impulse responses simulated with
-    an image-source model", JASA 124 (2008): sound that leaves in direction u meets the two walls
-    of axis a in turn, c |u_a| / L_a times a second in all, so its energy falls exponentially; the
+    return _decay_of(np.asarray(room.dimensions), _log_reflection(room.absorption))
+
+
+def _log_reflection(absorption: np.ndarray) -> np.ndarray:
+    """Logarithm of the energy that a wall reflects: absorption [n, 7] -> [n, 4 bands]."""
+    return np.log(np.maximum(1 - band_absorption(absorption), 1e-6))
+
+
+def _decay_of(sides: np.ndarray, log_reflection: np.ndarray) -> Decay:
+    """The decay of a room with these sides [3] and walls [6, 4].
+
+    Lehmann and Johansson, "Prediction of energy decay in room impulse responses simulated with an
+    image-source model", JASA 124 (2008): sound that leaves in direction u meets the two walls of
+    axis a in turn, c |u_a| / L_a times a second in all, so its energy falls exponentially; the
     room's decay is the mean over all directions (and here over the four bands, by width).
     """
     cosines, shares = _directions()
-    log_reflection = np.log(np.maximum(1 - band_absorption(room.absorption), 1e-6))  # [6, 4]
-    per_axis = log_reflection.reshape(3, 2, 4).sum(axis=1) / np.asarray(room.dimensions)[:, None]
+    per_axis = log_reflection.reshape(3, 2, 4).sum(axis=1) / sides[:, None]
     rates = np.maximum(-SPEED_OF_SOUND / 2 * (cosines @ per_axis), 1e-3)  # [directions, bands]
     return Decay(weights=(shares[:, None] * _BAND_WEIGHTS / rates).ravel(), rates=rates.ravel())
 
@@ -188,9 +198,9 @@ class RoomConfig:
 
     The upper limits of the sides, thirteen materials and the RT60 range are the PhaseCoder paper's
     (arXiv 2601.21124, training data); it does not give the lower limits of the sides. Walls drawn
-    independently make shoeboxes that ring for 1.0 s on average (0.69 s of those within the range), where the paper reports 0.47 s:
-    rooms of RT60 t above rt60_knee are therefore kept with probability
-    exp(-(t - rt60_knee) / rt60_scale) only. rt60_scale = inf keeps all.
+    independently make shoeboxes that ring for 1.0 s on average (0.69 s for those within the range),
+    where the paper reports 0.47 s: rooms of RT60 t above rt60_knee are therefore kept with
+    probability exp(-(t - rt60_knee) / rt60_scale) only. rt60_scale = inf keeps all.
     """
 
     min_dimensions: tuple[float, float, float] = (2.5, 2.5, 2.2)
@@ -223,16 +233,16 @@ def sample_room(rng: np.random.Generator, config: RoomConfig | None = None) -> R
     """
     config = config or RoomConfig()
     names = tuple(config.materials)
+    reflections = _log_reflection(np.array([MATERIALS[name] for name in names]))
     for _ in range(1000):
         sides = rng.uniform(config.min_dimensions, config.max_dimensions)
         walls = rng.integers(0, len(names), 6)
-        x, y, z = (float(side) for side in sides)
-        room = RoomSpec((x, y, z), tuple(names[w] for w in walls))
-        rt60 = room.decay().rt60()
+        rt60 = _decay_of(sides, reflections[walls]).rt60()
         if not config.min_rt60 <= rt60 <= config.max_rt60:
             continue
         if rng.uniform() <= math.exp(min(0.0, (config.rt60_knee - rt60) / config.rt60_scale)):
-            return room
+            x, y, z = sides.tolist()
+            return RoomSpec((x, y, z), tuple(names[w] for w in walls))
     raise InputError(
         f"1000 rooms between {config.min_dimensions} and {config.max_dimensions} m had no RT60 "
         f"within {config.min_rt60}..{config.max_rt60} s: widen the limits or the materials"

@@ -56,21 +56,27 @@ def synthesize_batch(
     for i, spec in enumerate(specs):
         _fill_labels(batch, i, spec)
 
-    def work(r: int) -> None:
-        members = np.flatnonzero(index == r)
-        room = specs[members[0]].room
-        batch["rt60"][members] = rt60[r] if rt60 is not None else measured_rt60(rirs[r, 0], room)
-        rooms = (rirs[r], noise_rirs[r] if noise_rirs is not None else None)
-        _fill_audio(batch["audio"], members, specs, rooms, speech, noise)
+    def work(sets: np.ndarray) -> None:
+        convolvers = (_Convolver(*rirs.shape[1:]), _Convolver(*rirs.shape[1:]))
+        for r in sets:
+            members = np.flatnonzero(index == r)
+            room = specs[members[0]].room
+            time = rt60[r] if rt60 is not None else measured_rt60(rirs[r, 0], room)
+            batch["rt60"][members] = time
+            if noise_rirs is not None and any(specs[i].distractor for i in members):
+                convolvers[1].load(noise_rirs[r, : specs[members[0]].num_mics])
+            convolvers[0].load(rirs[r, : specs[members[0]].num_mics])
+            for i in members:
+                dry = (speech[i], noise[i] if noise is not None else None)
+                _fill_audio(batch["audio"][i, : specs[i].num_mics], specs[i], convolvers, dry)
 
     used = np.unique(index)
     threads = min(threads or numba.get_num_threads(), len(used))
     if threads > 1:
         with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(work, used))
+            list(pool.map(work, np.array_split(used, threads)))
     else:
-        for r in used:
-            work(int(r))
+        work(used)
     return batch
 
 
@@ -142,58 +148,68 @@ def _fill_labels(batch: Batch, i: int, spec: SceneSpec) -> None:
 
 def _fill_audio(
     audio: np.ndarray,
-    members: np.ndarray,
-    specs: Sequence[SceneSpec],
-    rirs: tuple[np.ndarray, np.ndarray | None],
-    speech: np.ndarray,
-    noise: np.ndarray | None,
+    spec: SceneSpec,
+    convolvers: tuple[_Convolver, _Convolver],
+    dry: tuple[np.ndarray, np.ndarray | None],
 ) -> None:
-    """Convolves and mixes all examples of one set of RIRs (speech, distractor) into audio."""
-    channels = specs[members[0]].num_mics
-    heard = _Convolver(rirs[0][:channels]) if any(specs[i].speech for i in members) else None
-    masked = None
-    if rirs[1] is not None and any(specs[i].distractor for i in members):
-        masked = _Convolver(rirs[1][:channels])
-    silence = np.zeros((channels, WINDOW), np.float32)
-    for i in members:
-        spec = specs[i]
-        signal = heard(speech[i]) if spec.speech and heard is not None else silence
-        other = masked(noise[i]) if spec.distractor and masked is not None else silence  # type: ignore[index]
-        signal_power, other_power = kernels.power(signal), kernels.power(other)
-        if spec.speech and signal_power == 0:
-            continue
-        reference = signal_power if spec.speech else other_power
-        gain = 1.0
-        if spec.speech and other_power > 0:
-            gain = math.sqrt(signal_power / other_power / 10 ** (spec.snr_db / 10))
-        if reference == 0:
-            reference = 1.0
-        sensor = math.sqrt(reference / 10 ** (spec.sensor_noise_db / 10))
-        kernels.mix(
-            signal,
-            other,
-            np.float32(gain),
-            np.float32(sensor),
-            (10 ** (spec.channel_gains_db / 20)).astype(np.float32),
-            np.float32(TARGET_RMS * 10 ** (spec.gain_db / 20)),
-            np.uint64(spec.seed),
-            audio[i, :channels],
-        )
+    """Convolves and mixes one example's speech and distractor into audio [m, WINDOW]."""
+    signal = other = np.zeros(audio.shape, np.float32)
+    if spec.speech:
+        signal = convolvers[0](dry[0])
+    if spec.distractor and dry[1] is not None:
+        other = convolvers[1](dry[1])
+    signal_power, other_power = kernels.power(signal), kernels.power(other)
+    if spec.speech and signal_power == 0:
+        return
+    gain = 1.0
+    if spec.speech and other_power > 0:
+        gain = math.sqrt(signal_power / other_power / 10 ** (spec.snr_db / 10))
+    reference = signal_power if spec.speech else other_power
+    sensor = math.sqrt((reference or 1.0) / 10 ** (spec.sensor_noise_db / 10))
+    kernels.mix(
+        signal,
+        other,
+        np.float32(gain),
+        np.float32(sensor),
+        (10 ** (spec.channel_gains_db / 20)).astype(np.float32),
+        np.float32(TARGET_RMS * 10 ** (spec.gain_db / 20)),
+        np.uint64(spec.seed),
+        audio,
+    )
 
 
 class _Convolver:
-    """Overlap-save convolution of RIRs [m, taps] with dry signals, the last WINDOW samples only."""
+    """Overlap-save convolution of RIRs with dry signals, the last WINDOW samples only.
 
-    def __init__(self, rirs: np.ndarray) -> None:
+    Large buffers are reused: the page faults of fresh ones cost as much as the transforms.
+    """
+
+    def __init__(self, num_mics: int, taps: int) -> None:
+        longest = scipy.fft.next_fast_len(taps - 1 + WINDOW, real=True)
+        self.length, self.size = 0, 0
+        self._spectra = np.empty((0, 0), np.complex64)
+        self._product = np.empty(num_mics * (longest // 2 + 1), np.complex64)
+        self._wet = np.empty(num_mics * longest, np.float32)
+        self._window = np.empty((num_mics, WINDOW), np.float32)
+
+    def load(self, rirs: np.ndarray) -> None:
+        """Transforms the RIRs [m, taps], as far as they sound, for the calls that follow."""
         sounding = np.flatnonzero(rirs.any(axis=0))
         used = int(sounding[-1]) + 1 if len(sounding) else 1
         self.length = min(math.ceil(used / _LENGTH_STEP) * _LENGTH_STEP, rirs.shape[1])
         self.size = scipy.fft.next_fast_len(self.length - 1 + WINDOW, real=True)
-        self.spectra = scipy.fft.rfft(rirs[:, : self.length], self.size)
+        self._spectra = scipy.fft.rfft(rirs[:, : self.length], self.size)
 
     def __call__(self, dry: np.ndarray) -> np.ndarray:
-        """Reverberant window [m, WINDOW] of a dry signal [taps - 1 + WINDOW], float32."""
+        """Reverberant window [m, WINDOW] of dry [taps - 1 + WINDOW]; the next call overwrites it."""
+        m, bins = self._spectra.shape
         recent = np.asarray(dry[len(dry) - (self.length - 1 + WINDOW) :], np.float32)
-        wet = scipy.fft.irfft(self.spectra * scipy.fft.rfft(recent, self.size), self.size)
-        # Circular wrap-around spoils the first length - 1 samples, which are not in the window.
-        return wet[:, self.length - 1 : self.length - 1 + WINDOW]
+        product = self._product[: m * bins].reshape(m, bins)
+        np.multiply(self._spectra, np.fft.rfft(recent, self.size), out=product)
+        wet = self._wet[: m * self.size].reshape(m, self.size)
+        np.fft.irfft(product, self.size, out=wet)
+        # Circular wrap-around spoils the first length - 1 samples, which are not in the window. The
+        # window is copied because the kernels run several times faster on contiguous memory.
+        window = self._window[:m]
+        np.copyto(window, wet[:, self.length - 1 : self.length - 1 + WINDOW])
+        return window
