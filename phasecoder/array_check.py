@@ -8,9 +8,6 @@ talking for some seconds at a metre or two.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,8 +17,10 @@ from phasecoder.array_fit import (
     Hypothesis,
     fibonacci_sphere,
     free_score,
+    in_range_peak,
     undetectable_swaps,
 )
+from phasecoder.array_report import ArrayReport, Finding, PairLag
 from phasecoder.array_sync import LateChannel, Synchrony, measure_synchrony
 from spatial_core.audio.checks import (
     alternating_level_db,
@@ -42,75 +41,8 @@ POOR_FIT = 0.7  # share of the fit that the pairs reach one by one
 GOOD_FIT = 0.85
 SMALL_APERTURE = 0.015
 SMALL_DELAYS = 0.2  # share of the largest possible delay that looks like a wrong unit
+SMALLER = (0.1, 0.01)
 HAND_HELD = 0.25  # metres; a flat array up to here may well hear its source broadside
-
-
-class Finding(NamedTuple):
-    """One result of the check. level: 'ok', 'warn' or 'error'."""
-
-    level: str
-    text: str
-
-
-@dataclass(frozen=True)
-class PairLag:
-    """Measured delay of a channel pair (counted from 1), in milliseconds.
-
-    lag_ms is positive where the first channel hears the sound later; |lag_ms| <= limit_ms for
-    sound in air. strength: correlation there, 0..1.
-    """
-
-    first: int
-    second: int
-    distance_cm: float
-    lag_ms: float
-    limit_ms: float
-    strength: float
-
-
-@dataclass(frozen=True)
-class ArrayReport:
-    """Findings, the delay table and the direction of the strongest sound (degrees, if any)."""
-
-    array: MicArray
-    findings: list[Finding]
-    lags: list[PairLag] = field(default_factory=list)
-    direction: tuple[float, float] | None = None
-    suspects: tuple[int, ...] = ()
-
-    @property
-    def ok(self) -> bool:
-        """Whether there is no error among the findings."""
-        return all(finding.level != "error" for finding in self.findings)
-
-    def to_text(self) -> str:
-        """Findings and delay table as lines for a terminal."""
-        marks = {"ok": "  ok   ", "warn": "  warn ", "error": "  ERROR"}
-        lines = [f"array {self.array.name}"]
-        lines += [f"{marks[level]} {text}" for level, text in self.findings]
-        if self.lags:
-            lines.append("delays between channels (limit = distance / 343 m/s):")
-            lines.append("  channels  distance   measured      limit  strength")
-            for lag in self.lags:
-                over = " <- beyond the limit" if abs(lag.lag_ms) > lag.limit_ms + 0.1 else ""
-                lines.append(
-                    f"  {lag.first:>3} - {lag.second:<3}{lag.distance_cm:8.1f} cm"
-                    f"{lag.lag_ms:+8.3f} ms {lag.limit_ms:7.3f} ms     {lag.strength:.2f}{over}"
-                )
-        return "\n".join(lines)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The report as plain values for JSON."""
-        return {
-            "array": self.array.name,
-            "ok": self.ok,
-            "findings": [finding._asdict() for finding in self.findings],
-            "direction": None
-            if self.direction is None
-            else {"azimuth": self.direction[0], "elevation": self.direction[1]},
-            "suspect_channels": [k + 1 for k in self.suspects],
-            "delays": [vars(lag) for lag in self.lags],
-        }
 
 
 def check_array(array: MicArray, audio: Audio | None = None) -> ArrayReport:
@@ -212,9 +144,12 @@ def _check_delays(
         findings += [_late_finding(late, usable) for late in synchrony.late]
     else:
         findings.append(Finding("ok", "synchrony: all delays are within what the distances allow"))
-    direction = None
     keep = synchrony.together
-    unit = _unit_finding(part, correlations, synchrony)
+    inner = MicArray(part.positions[keep], part.name)
+    channels = [usable[k] for k in keep]
+    kept = _restrict(correlations, keep)
+    direction = None
+    unit = _unit_finding(inner, kept)
     if unit:
         findings.append(unit)
     elif len(keep) < 3:
@@ -222,10 +157,7 @@ def _check_delays(
             Finding("warn", "channel order: cannot be tested with fewer than 3 usable channels")
         )
     else:
-        inner = MicArray(part.positions[keep], part.name)
-        order, direction, moved = _check_order(
-            inner, [usable[k] for k in keep], _restrict(correlations, keep)
-        )
+        order, direction, moved = _check_order(inner, channels, kept)
         findings += order
         suspects += moved
     return ArrayReport(array, findings, lags, direction, tuple(sorted(set(suspects))))
@@ -286,25 +218,28 @@ def _late_finding(late: LateChannel, usable: list[int]) -> Finding:
     return Finding("error", text)
 
 
-def _unit_finding(
-    part: MicArray, correlations: Correlations, synchrony: Synchrony
-) -> Finding | None:
-    """A warning when all delays are far smaller than the coordinates allow."""
+def _unit_finding(part: MicArray, correlations: Correlations) -> Finding | None:
+    """A warning when the delays are far smaller than the coordinates allow: too large a unit."""
     i, j = correlations.pairs.T
     distance = np.linalg.norm(part.positions[i] - part.positions[j], axis=-1)
-    inside = np.isin(i, synchrony.together) & np.isin(j, synchrony.together)
-    if not inside.any():
-        return None
-    wide = inside & (distance >= 0.5 * distance[inside].max())
-    ratio = np.max(np.abs(synchrony.pair_lag[wide]) * SPEED_OF_SOUND / distance[wide])
+    wide = distance >= 0.5 * distance.max()
+    lag = np.abs(in_range_peak(part, correlations)[1][:, wide])
+    # The largest share in each segment: a talker who moves must not average out.
+    ratio = float(np.median((lag * SPEED_OF_SOUND / distance[wide]).max(axis=1)))
     if part.shape == "volumetric":
         # Some pair always points towards the source: how small can the largest share be?
         axes = (part.positions[i] - part.positions[j])[wide] / distance[wide, None]
         least = np.abs(fibonacci_sphere(2000) @ axes.T).max(axis=1).min()
-        threshold = min(2 * SMALL_DELAYS, 0.5 * least)
+        small = ratio < min(2 * SMALL_DELAYS, 0.5 * least)
     else:
-        threshold = SMALL_DELAYS if part.aperture > HAND_HELD else 0.0
-    if ratio >= threshold:
+        small = ratio < SMALL_DELAYS and part.aperture > HAND_HELD
+    if not small and ratio < 3 * SMALL_DELAYS:
+        given = ArrayFit(part.positions, correlations).evaluate().score
+        scaled = [
+            ArrayFit(part.positions * scale, correlations).evaluate().score for scale in SMALLER
+        ]
+        small = max(scaled) > SURE_GAIN * given
+    if not small:
         return None
     times = (
         f"{1 / ratio:.0f} times smaller than" if ratio > 0.002 else "next to nothing beside what"
@@ -419,7 +354,6 @@ def _direction_finding(inner: MicArray, given: Hypothesis) -> Finding:
     """Where the sound came from, for the user to compare: the only check of left and right."""
     azimuth, elevation = given.direction
     if inner.shape == "linear":
-        where = "at the angle to its line that azimuth"
         where = f"on the cone around the line through azimuth {azimuth:.0f} degrees"
     elif inner.shape == "planar":
         where = f"from azimuth {azimuth:.0f} degrees (or its mirror image behind the plane)"

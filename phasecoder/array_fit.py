@@ -138,7 +138,7 @@ class ArrayFit:
         """Summary of the summed pair correlations [s, d]."""
         total = total / len(self.correlations.pairs)
         scores = total.max(axis=1)
-        strongest = self.directions[np.argmax(total[int(np.argmax(scores))])]
+        strongest = self.directions[np.argmax(total.mean(axis=0))]
         azimuth, elevation, _ = to_spherical(strongest)
         return Hypothesis(
             order, signs, float(scores.mean()), scores, (float(azimuth), float(elevation))

@@ -121,16 +121,6 @@ class MicArray:
             )
         return None
 
-    def mirror(self, azimuth: ArrayLike, elevation: ArrayLike) -> tuple[ArrayLike, ArrayLike]:
-        """The direction (degrees) on the other side of the best-fitting plane: the same delays.
-
-        For a planar array this is the direction it cannot tell from (azimuth, elevation).
-        """
-        normal = self.axes[2]
-        direction = to_cartesian(azimuth, elevation)
-        mirrored = direction - 2.0 * (direction @ normal)[..., None] * normal
-        return to_spherical(mirrored)[:2]
-
     def require_channels(self, channels: int, what: str = "the recording") -> None:
         """InputError unless `what` has exactly one channel for each microphone."""
         if channels == self.num_mics:
