@@ -79,7 +79,7 @@ class PlusEncoder(nnx.Module):
         levels = len(config.elevations)
         segments = 33 // steering.SEGMENT_FRAMES
         self.coherence_in = linear(
-            levels * steering.NUM_BANDS * segments, config.width, dtype=dtype, rngs=rngs
+            levels * steering.NUM_BANDS * (segments + 2), config.width, dtype=dtype, rngs=rngs
         )
         self.shape_in = linear(2 * levels + 6 + 2, config.width, rngs=rngs)
         self.mono_in = linear(
@@ -143,9 +143,10 @@ class PlusEncoder(nnx.Module):
         power = jnp.real(spectrum * jnp.conj(spectrum)) * mask[:, :, None, None]
         phasor = steering.unit_phasors(spectrum, mask)
         directions = jnp.asarray(steering.grid_directions(self.config.elevations))
-        coherence = steering.steered_coherence(phasor, positions, mask, directions)
-        batch, _, bands, segments = coherence.shape
-        coherence = coherence.reshape(batch, steering.AZIMUTHS, -1, bands, segments)
+        weights = steering.emphases(spectrum, mask)
+        coherence = steering.steered_coherence(phasor, positions, mask, directions, weights)
+        batch, _, bands, views = coherence.shape
+        coherence = coherence.reshape(batch, steering.AZIMUTHS, -1, bands, views)
         count = jnp.sum(mask, axis=1).astype(jnp.float32)
         sharpness = steering.array_sharpness(positions, mask, self.config.elevations)
         slope = self._slopes(power, positions, mask)
@@ -173,11 +174,12 @@ class PlusEncoder(nnx.Module):
 
     def _embed(self, coherence, shape, mel) -> tuple[Array, Array]:
         """Ring tokens [b, a, d] and mono context tokens [b, s, d]."""
-        batch, azimuths, _, bands, segments = coherence.shape
+        batch, azimuths, _, bands, _ = coherence.shape
+        segments = self.segment[...].shape[0]
         # Coherence noise shrinks with the pairs averaged; the square root evens out its range.
         scaled = jnp.sign(coherence) * jnp.sqrt(jnp.abs(coherence) + 1e-6)
         ring = self.coherence_in(scaled.reshape(batch, azimuths, -1)) + self.shape_in(shape)
-        best = coherence.reshape(batch, -1, bands, segments).max(axis=1)
+        best = coherence[..., :segments].reshape(batch, -1, bands, segments).max(axis=1)
         frames = mel[:, : segments * steering.SEGMENT_FRAMES]
         frames = 0.3 * frames.reshape(batch, segments, -1)
         mono = jnp.concatenate([frames, best.swapaxes(1, 2)], axis=-1)

@@ -87,42 +87,78 @@ def unit_phasors(
     return jnp.where(valid, x * jax.lax.rsqrt(power + floor), 0)
 
 
+def emphases(
+    spectrum: Complex[Array, "b m f k"], mask: Bool[Array, "b m"]
+) -> Float[Array, "b 2 f n i"]:
+    """Weights of the cells of each band by level and by onset, with a mean of 1 over f and i.
+
+    Level weights trust what rises above noise. Onset weights trust what rises above its own recent
+    past: the direct sound arrives before its reflections (the precedence effect).
+    """
+    x = spectrum[..., BAND_BINS]
+    power = jnp.real(x * jnp.conj(x)) * mask[:, :, None, None, None]
+    level = jnp.sqrt(power.sum(axis=1) + 1e-20)
+    past = [jnp.pad(level, ((0, 0), (lag, 0), (0, 0), (0, 0)))[:, :-lag] for lag in (1, 2, 3)]
+    onset = jnp.maximum(level - 0.8 * jnp.maximum(past[0], jnp.maximum(past[1], past[2])), 0.0)
+    both = jnp.stack([level, onset + 0.01 * level], axis=1)
+    return both / both.mean(axis=(2, 4), keepdims=True)
+
+
 def steered_coherence(
     phasor: Complex[Array, "b m f n i"],
     positions: Float[Array, "b m 3"],
     mask: Bool[Array, "b m"],
     directions: Float[Array, "g 3"],
-) -> Float[Array, "b g n s"]:
+    weights: Float[Array, "b w f n i"] | None = None,
+) -> Float[Array, "b g n s+w"]:
     """Mean pairwise phase agreement toward each direction, per band n and segment s, in [-1, 1].
 
     1 means that every pair of microphones sees a plane wave from that direction in that band and
-    segment (of ``SEGMENT_FRAMES`` frames). Works through the bands one by one: the phases of all
-    bands at once would not fit in a CPU's cache.
+    segment (of ``SEGMENT_FRAMES`` frames); after the segments stands one mean over the whole clip
+    for each of ``weights``. Works through the bins one by one: the phases of all bins at once
+    would not fit in a CPU's cache.
     """
     first, second = np.triu_indices(phasor.shape[1], k=1)
-    batch, _, frames, bands, inner = phasor.shape
-    segments = frames // SEGMENT_FRAMES
-    cross = phasor[:, first] * jnp.conj(phasor[:, second])
-    cross = cross[:, :, : segments * SEGMENT_FRAMES]
-    cross = cross.reshape(batch, len(first), segments, SEGMENT_FRAMES, bands, inner).mean(axis=3)
+    batch, microphones, frames, bands, inner = phasor.shape
+    x = phasor.transpose(3, 4, 0, 1, 2).reshape(bands * inner, batch, microphones, frames)
+    left, right = x[:, :, first], x[:, :, second]
+    views = _segment_means(frames)
+    views = jnp.broadcast_to(jnp.asarray(views), (bands * inner, batch, *views.shape))
+    if weights is not None:
+        flat = weights.transpose(3, 4, 0, 1, 2).reshape(bands * inner, batch, -1, frames)
+        views = jnp.concatenate([views, flat / frames], axis=2)
+    # Real and imaginary parts apart: the products over frames are then plain matrix products.
+    real = left.real * right.real + left.imag * right.imag
+    imag = left.imag * right.real - left.real * right.imag
+    seen = jnp.stack([jnp.einsum("kbpf,kbsf->kbps", part, views) for part in (real, imag)], axis=1)
     pairs = jnp.sum(mask[:, first] & mask[:, second], axis=1).astype(jnp.float32)
-    cross = cross / (inner * jnp.maximum(pairs, 1.0))[:, None, None, None, None]
-    cross = cross.transpose(3, 0, 4, 1, 2).reshape(bands, batch, -1, segments)
+    seen = seen / (inner * jnp.maximum(pairs, 1.0))[:, None, None]
+    seen = seen.reshape(bands, inner, *seen.shape[1:])
     lead = positions[:, first] - positions[:, second]
     # Turns per STFT bin: the delay of the pair in frames of the transform.
     turns = jnp.einsum("bpc,gc->bgp", lead, directions) * (
         SAMPLE_RATE / FRAME_LENGTH / SPEED_OF_SOUND
     )
 
-    def one_band(args: tuple[Array, Array]) -> Array:
-        bins, seen = args
-        cosine, sine = cos_sin_turns(turns[:, :, None, :] * bins[:, None])
-        flat = (*turns.shape[:2], -1)
-        real = jnp.einsum("bgi,bis->bgs", cosine.reshape(flat), seen.real)
-        return real + jnp.einsum("bgi,bis->bgs", sine.reshape(flat), seen.imag)
+    def add_bin(total: Array, args: tuple[Array, Array]) -> tuple[Array, None]:
+        bin_index, (seen_real, seen_imag) = args
+        cosine, sine = cos_sin_turns(turns * bin_index)
+        total = total + jnp.einsum("bgp,bps->bgs", cosine, seen_real)
+        return total + jnp.einsum("bgp,bps->bgs", sine, seen_imag), None
 
-    power = jax.lax.map(one_band, (jnp.asarray(BAND_BINS, jnp.float32), cross))
-    return power.transpose(1, 2, 0, 3)
+    def one_band(args: tuple[Array, Array]) -> Array:
+        empty = jnp.zeros((*turns.shape[:2], seen.shape[-1]))
+        return jax.lax.scan(add_bin, empty, args)[0]
+
+    coherence = jax.lax.map(one_band, (jnp.asarray(BAND_BINS, jnp.float32), seen))
+    return coherence.transpose(1, 2, 0, 3)
+
+
+def _segment_means(frames: int) -> np.ndarray:
+    """Matrix [segments, frames] that averages the frames of each segment."""
+    segments = frames // SEGMENT_FRAMES
+    member = np.arange(frames) // SEGMENT_FRAMES == np.arange(segments)[:, None]
+    return (member / SEGMENT_FRAMES).astype(np.float32)
 
 
 def array_sharpness(
