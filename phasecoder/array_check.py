@@ -326,6 +326,8 @@ def _change_findings(
             text += f" (or, with the same delays: {names})"
         findings.append(Finding(level, f"{text}; the delays then fit {gain:.2f} times as well"))
     if best.inverted:
+        if sure and len(best.inverted) == 1:
+            verb = "is"
         text = f"{name_channels([channels[k] for k in best.inverted])} {verb} inverted (polarity)"
         if 2 * len(best.inverted) == len(channels):
             text += " against the other half"
