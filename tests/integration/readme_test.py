@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the README and the docs tell people to type exists: commands, flags, files, links."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from launch import configurables
+from phasecoder import cli
+from spatial_core.config import gin_setup
+from spatial_core.geometry.arrays import MicArray
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = sorted([ROOT / "README.md", ROOT / "phasecoder" / "README.md", *ROOT.glob("docs/*.md")])
+_CODE = re.compile(r"```(?:bash|sh|shell|text|console)\n(.*?)```|`([^`\n]+)`", re.DOTALL)
+
+
+def _commands(name: str) -> list[tuple[str, str]]:
+    """(page, command) for every command of the docs that starts with `name`; one line each."""
+    found = []
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        for block, inline in _CODE.findall(text):
+            lines = (block or inline).replace("\\\n", " ").splitlines()
+            for line in lines:
+                for part in re.split(r"&&|\||;", line):
+                    command = part.split("  #")[0].strip().removeprefix("$ ")
+                    command = command.removeprefix(".venv/bin/")
+                    if command.startswith(name):
+                        found.append((page.relative_to(ROOT).as_posix(), command))
+    return found
+
+
+def _first_screen() -> list[str]:
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    return [line for line in lines[:25] if line.startswith("python3 -m venv")]
+
+
+def test_first_screen_holds_the_two_commands():
+    job, tests = _first_screen()
+    assert "launch.main --run_mode=quickstart" in job and tests.endswith("-m pytest -q -n 2")
+
+
+def test_continuous_integration_runs_the_same_command():
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    assert _first_screen()[1] in script
+
+
+def test_phasecoder_commands_parse():
+    commands = [
+        (page, command)
+        for page, command in _commands("phasecoder ")
+        if not re.search(r"phasecoder (model|array)?\s*$", command)
+    ]
+    assert len(commands) >= 8
+    parser = cli.build_parser()
+    for page, command in commands:
+        words = shlex.split(command.split(">")[0])[1:]
+        try:
+            parser.parse_args(words)
+        except SystemExit as stop:
+            pytest.fail(f"{page}: {command!r} does not parse (exit {stop.code})")
+
+
+def test_launch_commands_have_known_modes_flags_files_and_settings():
+    main = pytest.importorskip("launch.main")
+    from absl import flags
+
+    configurables.register_all()
+    commands = _commands("python -m launch.main")
+    assert len(commands) >= 5
+    for page, command in commands:
+        rest, bindings = gin_setup.split_argv(shlex.split(command)[3:])
+        given = dict(part.removeprefix("--").partition("=")[::2] for part in rest)
+        assert set(given) <= set(flags.FLAGS), f"{page}: {command}"
+        assert given.get("run_mode", "train") in main.MODES, f"{page}: {command}"
+        if given.get("gin_file", "x").startswith("experiments/"):
+            gin_setup.parse(
+                [given["gin_file"]], bindings, roots=[mode.root for mode in main.MODES.values()]
+            )
+
+
+def test_links_lead_somewhere():
+    for page in PAGES:
+        for link in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8")):
+            if not link.startswith(("http://", "https://", "mailto:")):
+                assert (page.parent / link).exists(), f"{page.name}: {link}"
+
+
+def test_array_examples_are_valid_arrays(tmp_path):
+    examples = []
+    for page in PAGES:
+        for block in re.findall(r"```json\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
+            if "positions" in block:
+                examples.append((page.name, block))
+    assert examples
+    for name, block in examples:
+        path = tmp_path / "array.json"
+        path.write_text(json.dumps(json.loads(block)))
+        assert MicArray.from_json(path).num_mics >= 2, name
+
+
+def test_paths_named_in_the_layout_exist():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    layout = text.split("## What is where")[1].split("```")[1]
+    for line in layout.strip().splitlines():
+        if not line.startswith(" "):
+            for name in line.split("  ")[0].split():
+                assert (ROOT / name).is_dir(), name
