@@ -247,10 +247,11 @@ def _circle(radius: float, count: int) -> NDArray[np.float64]:
 def _respeaker_4mic() -> MicArray:
     """ReSpeaker 4-Mic Array: a flat square at (+-22.85, +-22.85, 0) mm (45.7 mm side).
 
-    Counter-clockwise seen from above, from the corner at (-22.85, -22.85).
+    Counter-clockwise seen from above, from the corner at (+22.85, +22.85). How the device is turned
+    on the table decides where 0 degrees is: talk from a known side to find out.
     """
     return MicArray(
-        0.02285 * np.array([[-1, -1, 0], [1, -1, 0], [1, 1, 0], [-1, 1, 0]]), "respeaker_4mic"
+        0.02285 * np.array([[1, 1, 0], [-1, 1, 0], [-1, -1, 0], [1, -1, 0]]), "respeaker_4mic"
     )
 
 
