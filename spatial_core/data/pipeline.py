@@ -17,7 +17,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeGuard, cast
 
-import grain
 import numba
 import numpy as np
 
@@ -126,6 +125,9 @@ class CropStream(abc.ABC):
 
         prefetch: batches held ready. The iterator has a `close()`.
         """
+        # Imported here: it brings jax and orbax along, which making or reading a batch does not need.
+        import grain
+
         self._share(start_step, host, hosts)
 
         # Each batch in one thread, several batches at once: nothing waits for the slowest part.
