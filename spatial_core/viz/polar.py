@@ -78,9 +78,9 @@ def _merge_ends(probs: np.ndarray, grid: np.ndarray) -> tuple[np.ndarray, np.nda
         raise InputError("a posterior needs at least one step and two azimuths to be drawn")
     wrapped = np.round(np.mod(grid + 180.0, 360.0) - 180.0, 6)
     unique, inverse = np.unique(wrapped, return_inverse=True)
-    merged = np.zeros((probs.shape[0], len(unique)))
-    np.add.at(merged, (slice(None), inverse), probs)
-    return merged, unique
+    # A step with any nan becomes all nan here: it is silence.
+    members = (inverse[:, None] == np.arange(len(unique))).astype(float)
+    return probs @ members, unique
 
 
 def _edges(grid: np.ndarray) -> np.ndarray:
@@ -175,7 +175,7 @@ def _draw_rose(
     axis.set_theta_direction(1)
     axis.set_thetagrids(
         np.arange(0, 360, 45),
-        ["  0° (+x)", "45°", "90° (+y)", "135°", "180°", "-135°", "-90°", "-45°"],
+        ["0°\n+x", "45°", "90° +y", "135°", "180°", "-135°", "-90°", "-45°"],
         fontsize=8,
     )
     axis.tick_params(axis="x", pad=1)

@@ -14,7 +14,8 @@ from matplotlib.patches import Rectangle
 from spatial_core.errors import InputError
 from spatial_core.viz.style import FAINT, INK, MUTED, PALETTE, figure
 
-_SOURCE_STYLE = {"marker": "*", "s": 130, "color": PALETTE[1], "edgecolor": "white", "zorder": 5}
+# The truth is drawn in the second colour, so no estimate has it.
+_RAY_COLORS = PALETTE[:1] + PALETTE[2:]
 
 
 def draw_room(
@@ -97,19 +98,28 @@ def _draw_view(
         Rectangle((0, 0), size[axes[0]], size[axes[1]], fill=False, color=MUTED, linewidth=1.4)
     )
     for index, (name, (end, located)) in enumerate(rays.items()):
-        color = PALETTE[(0, 2, 3, 4, 5, 6)[index % 6]]
+        color = _RAY_COLORS[index % len(_RAY_COLORS)]
         line = np.stack([centre, end])[:, pick].T
         axis.plot(*line, color=color, linewidth=1.5, zorder=3, label=name)
         if located:
-            axis.scatter(*end[pick], s=26, color=color, zorder=4)
+            axis.scatter(end[axes[0]], end[axes[1]], s=26, color=color, zorder=4)
     if source is not None:
         line = np.stack([centre, np.asarray(source, float)])[:, pick].T
         axis.plot(*line, color=INK, linewidth=0.9, linestyle=(0, (4, 3)), zorder=2)
-        axis.scatter(*line[:, 1], label="speaker (truth)", **_SOURCE_STYLE)
+        axis.scatter(
+            line[0, 1],
+            line[1, 1],
+            marker="*",
+            s=130,
+            color=PALETTE[1],
+            edgecolor="white",
+            zorder=5,
+            label="speaker (truth)",
+        )
     if distractor is not None:
-        noise = np.asarray(distractor, float)[pick]
-        axis.scatter(*noise, marker="X", s=60, color=MUTED, label="distractor", zorder=4)
-    axis.scatter(*centre[pick], s=34, color=INK, zorder=5, label="array")
+        x, y = np.asarray(distractor, float)[pick]
+        axis.scatter(x, y, marker="X", s=60, color=MUTED, label="distractor", zorder=4)
+    axis.scatter(centre[axes[0]], centre[axes[1]], s=34, color=INK, zorder=5, label="array")
     axis.set_aspect("equal")
     axis.set_xlim(-0.15, size[axes[0]] + 0.15)
     axis.set_ylim(-0.15, size[axes[1]] + 0.15)
@@ -131,7 +141,7 @@ def _draw_array(
     circle = np.linspace(0, 2 * np.pi, 181)
     axis.plot(reach * np.cos(circle), reach * np.sin(circle), color=FAINT, linewidth=0.8)
     for index, (end, _) in enumerate(rays.values()):
-        _draw_arrow(axis, end - centre, reach, PALETTE[(0, 2, 3, 4, 5, 6)[index % 6]], "-")
+        _draw_arrow(axis, end - centre, reach, _RAY_COLORS[index % len(_RAY_COLORS)], "-")
     if source is not None:
         _draw_arrow(axis, np.asarray(source, float) - centre, reach, INK, (0, (4, 3)))
     axis.scatter(local[:, 0], local[:, 1], s=70, color="white", edgecolor=INK, zorder=4)

@@ -7,12 +7,14 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 # Okabe & Ito (2008), in an order in which neighbours differ in lightness as well as in hue.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#4D4D4D")
@@ -31,7 +33,7 @@ DENSITY = LinearSegmentedColormap.from_list(
     "density", ["#FFFFFF", "#D6E6F2", "#8FBEDD", "#3E8CC0", "#0B5A94", "#062F52"]
 )
 
-_RC = {
+_RC: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 9.0,
     "axes.titlesize": 10.0,
@@ -72,9 +74,9 @@ def figure(path: str | os.PathLike[str], width: float, height: float) -> Iterato
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     with matplotlib.rc_context(_RC):
-        fig = Figure(figsize=(width, height), layout="constrained")
+        layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08)
+        fig = Figure(figsize=(width, height), layout=layout)
         FigureCanvasAgg(fig)
-        fig.get_layout_engine().set(w_pad=0.08, h_pad=0.08)  # type: ignore[union-attr]
         yield fig
         fig.savefig(target, dpi=160)
 

@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Evaluation: every localizer on the same clips of a stream, then one report."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol, TextIO, TypeVar
+
+import numpy as np
+
+from spatial_core.data.records import Batch, take
+from spatial_core.errors import InputError
+from spatial_core.eval.baselines import Localizer
+from spatial_core.eval.doa import REQUIRED, check_prediction
+from spatial_core.eval.report import EvalReport, Timing, make_report
+from spatial_core.geometry.coords import azimuth_error
+
+LABELS = (
+    "azimuth",
+    "elevation",
+    "distance",
+    "speech",
+    "rt60",
+    "snr_db",
+    "num_mics",
+    "example_id",
+    "mic_positions",
+    "mic_mask",
+)
+
+
+class Stream(Protocol):
+    """Where clips come from: batches numbered by step, each always the same."""
+
+    def batch(self, step: int) -> Batch:
+        """The batch of a step."""
+
+
+def evaluate(
+    localizers: Mapping[str, Localizer],
+    stream: Stream,
+    num_examples: int | None = None,
+    *,
+    steps: int | None = None,
+    start_step: int = 0,
+    seed: int = 0,
+    title: str = "Evaluation",
+    info: Mapping[str, str | int | float] | None = None,
+    show_paper: bool = False,
+    out: TextIO | None = None,
+) -> EvalReport:
+    """Runs every localizer over the same clips and scores them.
+
+    Args:
+        localizers: name -> localizer, in the order of the report's rows.
+        stream: anything with `batch(step)`; its `crops_per_rir`, if it has one, tells which
+            examples share a room (the intervals are over rooms).
+        num_examples: how many clips; or `steps`: how many batches. Exactly one of the two.
+        start_step: first step of the stream.
+        seed: of the bootstrap intervals.
+        title, info, show_paper: see `EvalReport`.
+        out: where progress goes (default stderr): a line that renews itself on a terminal, one line
+            every few seconds elsewhere.
+
+    Returns:
+        The report; for the same localizers, stream and arguments it is the same except for timing.
+
+    Raises:
+        InputError: no localizers, an impossible count, or a localizer whose answer is not usable.
+    """
+    if not localizers:
+        raise InputError("there is no localizer to evaluate")
+    if (num_examples is None) == (steps is None):
+        raise InputError("give either num_examples or steps")
+    if (num_examples if steps is None else steps or 0) < 1:  # type: ignore[operator]
+        raise InputError(f"num_examples={num_examples}, steps={steps}: evaluate at least one")
+    progress = _Progress(num_examples, steps, out or sys.stderr)
+    truth: list[Batch] = []
+    answers: dict[str, list[dict[str, np.ndarray]]] = {name: [] for name in localizers}
+    clocks = {name: _Clock() for name in localizers}
+    done = 0
+    while progress.wanted(done, len(truth)):
+        batch = stream.batch(start_step + len(truth))
+        if num_examples is not None:
+            batch = take(batch, slice(0, num_examples - done))
+        size = len(batch["azimuth"])
+        if not size:
+            raise InputError(f"the stream's batch of step {start_step + len(truth)} is empty")
+        for name, localizer in localizers.items():
+            answers[name].append(_answer(name, localizer, batch, clocks[name]))
+        truth.append({key: batch[key] for key in LABELS})
+        done += size
+        progress.show(done, len(truth))
+    progress.close()
+    joined = {key: np.concatenate([part[key] for part in truth]) for key in LABELS}
+    share = int(getattr(stream, "crops_per_rir", 1))
+    about = {"clips": done, "clips with speech": int(joined["speech"].sum()), **(info or {})}
+    return make_report(
+        title,
+        joined,
+        {name: _join(parts) for name, parts in answers.items()},
+        {name: clock.timing() for name, clock in clocks.items()},
+        clusters=joined["example_id"] // share,
+        seed=seed,
+        info=about,
+        show_paper=show_paper,
+    )
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """An evaluation as one object: what `evaluate` needs, and `run` to write its report."""
+
+    localizers: Mapping[str, Localizer]
+    stream: Stream
+    num_examples: int = 1024
+    seed: int = 0
+    title: str = "Evaluation"
+    info: Mapping[str, str | int | float] = field(default_factory=dict)
+    show_paper: bool = False
+    projection: str = "auto"
+
+    def run(self, directory: str | Path) -> EvalReport:
+        """Evaluates, and saves report.md, report.json and the figures to the directory."""
+        report = evaluate(
+            self.localizers,
+            self.stream,
+            self.num_examples,
+            seed=self.seed,
+            title=self.title,
+            info=self.info,
+            show_paper=self.show_paper,
+        )
+        report.save(directory, self.projection)
+        return report
+
+
+Setting = TypeVar("Setting")
+
+
+def choose_setting(
+    make: Callable[[Setting], Localizer],
+    settings: Sequence[Setting],
+    stream: Stream,
+    num_examples: int,
+) -> tuple[Setting, list[tuple[Setting, float, float]]]:
+    """Tunes a localizer on a validation stream, never on the one that it is then compared on.
+
+    Returns the setting with the highest acc_at_10 (the earlier of equals), and for every setting
+    its acc_at_10 (percent) and median azimuth error (degrees).
+    """
+    errors: list[list[np.ndarray]] = [[] for _ in settings]
+    done = step = 0
+    while done < num_examples:
+        batch = take(stream.batch(step), slice(0, num_examples - done))
+        speech = np.asarray(batch["speech"], bool)
+        for index, setting in enumerate(settings):
+            estimate = make(setting).predict(batch)["azimuth"]
+            errors[index].append(azimuth_error(estimate, batch["azimuth"])[speech])
+        done, step = done + len(speech), step + 1
+    scores = []
+    for setting, parts in zip(settings, errors):
+        error = np.concatenate(parts)
+        scores.append((setting, 100 * float(np.mean(error <= 10.0)), float(np.median(error))))
+    return max(scores, key=lambda score: score[1])[0], scores
+
+
+class _Clock:
+    """Adds up the time of predictions; the first one, which may compile, counts only if alone."""
+
+    def __init__(self) -> None:
+        self._laps: list[tuple[int, float, float]] = []
+
+    def add(self, examples: int, wall: float, cpu: float) -> None:
+        self._laps.append((examples, wall, cpu))
+
+    def timing(self) -> Timing:
+        laps = self._laps[1:] or self._laps
+        examples, wall, cpu = (sum(column) for column in zip(*laps))
+        return Timing(int(examples), wall, cpu)
+
+
+def _answer(name: str, localizer: Localizer, batch: Batch, clock: _Clock) -> dict[str, np.ndarray]:
+    """The parts of a prediction that the report keeps, checked and timed."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    prediction = localizer.predict(batch)
+    size = len(batch["azimuth"])
+    clock.add(size, time.perf_counter() - wall, time.process_time() - cpu)
+    check_prediction(name, prediction, size)
+    kept = [*REQUIRED, *(["token"] if "token" in prediction else [])]
+    return {key: np.asarray(prediction[key]) for key in kept}
+
+
+def _join(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+
+
+class _Progress:
+    """'evaluate 128/1024 clips  41 clips/s  ETA 0:22', in place on a terminal."""
+
+    def __init__(self, examples: int | None, steps: int | None, out: TextIO) -> None:
+        self._examples, self._steps = examples, steps
+        self._out = out
+        self._start = time.monotonic()
+        self._shown = 0.0
+        self._terminal = out.isatty()
+
+    def wanted(self, examples: int, steps: int) -> bool:
+        if self._examples is not None:
+            return examples < self._examples
+        return steps < (self._steps or 0)
+
+    def show(self, examples: int, steps: int) -> None:
+        now = time.monotonic()
+        total = self._examples or round(examples / steps * (self._steps or steps))
+        if examples < total and now - self._shown < (0.2 if self._terminal else 5.0):
+            return
+        self._shown = now
+        rate = examples / max(now - self._start, 1e-9)
+        left = round((total - examples) / rate)
+        line = (
+            f"evaluate {examples}/{total} clips  {rate:.3g} clips/s  "
+            f"ETA {left // 60}:{left % 60:02d}"
+        )
+        print(f"\r{line}\x1b[K" if self._terminal else line, end="", file=self._out)
+        print(end="" if self._terminal else "\n", file=self._out, flush=True)
+
+    def close(self) -> None:
+        if self._terminal:
+            print(file=self._out)
