@@ -41,15 +41,16 @@ MATERIALS: dict[str, tuple[float, ...]] = {
 }
 
 # The fast simulator mixes four bands: up to 707 Hz (the octaves 125, 250, 500), the octaves 1 k
-# and 2 k, and everything above 2828 Hz (4 k, 8 k).
+# and 2 k, and everything above 2828 Hz (4 k, 8 k); octaves count by their width.
 BAND_EDGES_HZ = (707.0, 1414.0, 2828.0)
 _BAND_WEIGHTS = np.diff((0.0, *BAND_EDGES_HZ, 8000.0)) / 8000.0
 _BAND_MEANS = np.zeros((7, 4))
-_BAND_MEANS[0:3, 0], _BAND_MEANS[3, 1], _BAND_MEANS[4, 2], _BAND_MEANS[5:7, 3] = 1 / 3, 1, 1, 1 / 2
+_BAND_MEANS[0:3, 0] = 1 / 4, 1 / 4, 1 / 2
+_BAND_MEANS[3, 1], _BAND_MEANS[4, 2], _BAND_MEANS[5:7, 3] = 1, 1, 1 / 2
 
 
 def band_absorption(absorption: np.ndarray) -> np.ndarray:
-    """Mean absorption of the octaves in each of the four bands: [6, 7] -> [6, 4]."""
+    """Mean absorption in each of the four bands: [6, 7] -> [6, 4]."""
     return np.minimum(absorption @ _BAND_MEANS, 1.0)
 
 

@@ -295,7 +295,7 @@ def _array_offsets(rng: np.random.Generator, config: SceneConfig) -> np.ndarray:
     radius = rng.uniform(*config.array_diameter) / 2
     # Drawn only where it is asked for: other recipes keep their scenes.
     flat = config.planar_share > 0 and rng.uniform() < config.planar_share
-    for _ in range(1000):
+    for _ in range(200):
         points = rng.standard_normal((count, 3))
         points *= (
             radius
@@ -335,14 +335,14 @@ def _place_source(
     true: np.ndarray,
     config: SceneConfig,
 ) -> np.ndarray | None:
-    """A position [3], uniform over all that the distances allow; None after 200 misses."""
+    """A position [3], uniform over all that the distances allow; None after 100 misses."""
     centroid = mics.mean(axis=0)
     farthest = config.max_source_distance or math.inf
     low = np.maximum(config.wall_margin, centroid - farthest)
     high = np.minimum(np.asarray(room.dimensions) - config.wall_margin, centroid + farthest)
     if np.any(low >= high):
         return None
-    for _ in range(200):
+    for _ in range(100):
         source = rng.uniform(low, high)
         distance = np.linalg.norm(source - centroid)
         if not config.min_source_distance <= distance <= farthest:

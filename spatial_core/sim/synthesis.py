@@ -58,8 +58,8 @@ def synthesize_batch(
 
     def work(sets: np.ndarray) -> None:
         convolvers = (_Convolver(*rirs.shape[1:]), _Convolver(*rirs.shape[1:]))
-        for r in sets:
-            members = np.flatnonzero(index == r)
+        for r in sets.tolist():
+            members = np.flatnonzero(index == r).tolist()
             room = specs[members[0]].room
             time = rt60[r] if rt60 is not None else measured_rt60(rirs[r, 0], room)
             batch["rt60"][members] = time
