@@ -7,7 +7,8 @@ import importlib
 
 from spatial_core.config import gin_setup
 
-# module -> names. A gin file refers to them by name alone; every name is therefore unique.
+# module -> names ("name" or "name in gin files=name in the module"). A gin file refers to them by name
+# alone; every name is therefore unique.
 CONFIGURABLES: dict[str, tuple[str, ...]] = {
     "spatial_core.train.config": ("TrainConfig",),
     "spatial_core.train.optim": ("OptimizerConfig",),
@@ -16,11 +17,17 @@ CONFIGURABLES: dict[str, tuple[str, ...]] = {
     "spatial_core.sim.rooms": ("RoomConfig",),
     "spatial_core.sim.scene": ("SceneConfig",),
     "spatial_core.data.pipeline": ("SceneStream",),
+    "spatial_core.data.bank": ("BankConfig", "BankStream"),
     "spatial_core.data.sources": ("SourceSpec",),
+    "spatial_core.eval.loop": ("EvalConfig",),
+    "spatial_core.eval.baselines": ("PyroomSrpPhat", "PyroomNormMusic", "SteeredResponse"),
     "phasecoder.task": ("PhaseCoderTask",),
     "phasecoder.paper": ("PaperConfig",),
     "phasecoder.plus": ("PlusConfig",),
     "phasecoder.relative": ("RelativeConfig",),
+    "phasecoder.pretrained": ("load_encoder=load",),
+    "phasecoder.release": ("ReleaseConfig",),
+    "phasecoder.quickstart_config": ("QuickstartConfig",),
 }
 
 
@@ -28,4 +35,6 @@ def register_all() -> None:
     """Imports the modules above and makes their names known to gin."""
     for module, names in CONFIGURABLES.items():
         loaded = importlib.import_module(module)
-        gin_setup.register(*(getattr(loaded, name) for name in names))
+        for entry in names:
+            name, _, attribute = entry.partition("=")
+            gin_setup.register(**{name: getattr(loaded, attribute or name)})

@@ -73,6 +73,11 @@ class Encoder:
         """The checkpoint's name, for tables and plots."""
         return str(self.config.get("name", "encoder"))
 
+    @property
+    def params(self) -> Mapping[str, Any]:
+        """The parameters, on the device."""
+        return self._params
+
     def predict(self, batch: Mapping[str, NDArray[Any]]) -> Batch:
         """Directions of a batch of clips.
 
@@ -226,6 +231,8 @@ def read_card(path: str | Path | None = None) -> str:
 def load(path: str | Path | None = None) -> Encoder:
     """A trained encoder from a directory, a shipped checkpoint's name, or the shipped default.
 
+    A directory is a released model's or a training run's (`trained.load_run`).
+
     Raises InputError if the checkpoint is missing, damaged (SHA-256), of a newer version, or if
     its tensors do not fit its config.
     """
@@ -233,7 +240,12 @@ def load(path: str | Path | None = None) -> Encoder:
 
     from phasecoder.task import PhaseCoderTask, config_from_json
 
-    released = export.read_release(resolve(path))
+    directory = resolve(path)
+    if (directory / "checkpoints").is_dir():
+        from phasecoder.trained import load_run
+
+        return load_run(directory)
+    released = export.read_release(directory)
     task = PhaseCoderTask(config_from_json(released.config.get("model", {})))
     like = jax.eval_shape(task.init, jax.random.key(0))
     params = export.fill_tree(like, released.tensors, str(released.path / export.TENSOR_FILE))

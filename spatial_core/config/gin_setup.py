@@ -55,14 +55,15 @@ class _Delegate(config_parser.ParserDelegate):
         return scoped_name
 
 
-def register(*objects: Callable[..., Any], module: str | None = None) -> None:
-    """Makes dataclasses and functions available to gin files under their own names.
+def register(
+    *objects: Callable[..., Any], module: str | None = None, **renamed: Callable[..., Any]
+) -> None:
+    """Makes dataclasses and functions available to gin files, under their own or a given name.
 
     Registering the same object twice does nothing; another object under a taken name is an error.
     Objects that gin builds are true instances of the class, equal to those built in Python.
     """
-    for target in objects:
-        name = target.__name__
+    for name, target in [*((each.__name__, each) for each in objects), *renamed.items()]:
         if name in _originals:
             if _originals[name] is not target:
                 raise ValueError(f"{name} is registered already, for {_originals[name]!r}")
@@ -99,13 +100,18 @@ def _default_parts(target: Callable[..., Any]) -> dict[str, str]:
     """Field -> registered name, for the fields whose default is a plain registered dataclass."""
     if not dataclasses.is_dataclass(target):
         return {}
-    parts = {}
+    parts: dict[str, str] = {}
     for field in dataclasses.fields(target):
-        kind = field.default_factory
-        if field.default is not dataclasses.MISSING and dataclasses.is_dataclass(field.default):
-            same = _originals.get(type(field.default).__name__) is type(field.default)
-            kind = type(field.default) if same and field.default == type(field.default)() else None
-        if field.init and isinstance(kind, type) and _originals.get(kind.__name__) is kind:
+        kind: Any = field.default_factory
+        if dataclasses.is_dataclass(field.default):
+            kind = type(field.default)
+        if (
+            not field.init
+            or not isinstance(kind, type)
+            or _originals.get(kind.__name__) is not kind
+        ):
+            continue
+        if field.default in (dataclasses.MISSING, kind()):
             parts[field.name] = kind.__name__
     return parts
 
@@ -192,7 +198,7 @@ def _load_text(
     start = 0
     try:
         for statement in config_parser.ConfigParser(text, delegate):
-            place = f"{name}, line {statement.location.line_num}"
+            place = f"{name}, line {statement.location.line_num}" if path else name
             if isinstance(statement, config_parser.ImportStatement):
                 raise InputError(f"{place}: gin files may not import modules ({statement.module})")
             if isinstance(statement, config_parser.IncludeStatement):
@@ -257,7 +263,7 @@ def _reached(names: set[str], scan: _Scan) -> set[str]:
     """The names, and those that they build as default parts."""
     bound = {(_short(selector), parameter) for _, selector, parameter in scan.parameters}
     reached = set(names)
-    waiting = sorted(names)
+    waiting = sorted(names & _originals.keys())
     while waiting:
         name = waiting.pop()
         for field, part in _default_parts(_originals[name]).items():

@@ -46,7 +46,7 @@ def resolve_config(name: str, relative_to: Path | None = None) -> Path:
         if candidate.is_file():
             return candidate.resolve()
     raise InputError(
-        f"no configuration file {name!r}{_nearest(name)}. Looked in {root} and {Path.cwd()}"
+        f"no configuration file {name!r} in {root} or {Path.cwd()}{_nearest(name)}"
     )
 
 

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The run modes. Each builds its objects from the parsed gin settings and returns an exit code.
+
+A mode imports what it runs when it runs, so that --help and a mistyped name answer at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from spatial_core.config import gin_setup
+
+EXIT_INPUT, EXIT_NONFINITE, EXIT_DATA, EXIT_TERMINATED, EXIT_INTERRUPTED = 2, 3, 4, 75, 130
+
+
+@dataclass(frozen=True)
+class Mode:
+    """A run mode: what it does in a few words, what runs it, and the configurables it builds."""
+
+    help: str
+    run: Callable[[Path], int]
+    roots: tuple[str, ...]
+
+
+def _train(workdir: Path) -> int:
+    from spatial_core.train.loop import train
+
+    config = gin_setup.build("TrainConfig")
+    _say(f"training in {workdir}; the same command resumes it")
+    result = train(config, workdir)
+    if result.stopped_by is None:
+        _say(f"done: step {result.step}; metrics in {workdir / 'metrics.jsonl'}")
+    return _exit_code(result)
+
+
+def _evaluate(workdir: Path) -> int:
+    report = gin_setup.build("EvalConfig").run(workdir)
+    print(report.to_markdown())
+    _say(f"report and figures in {workdir}")
+    return 0
+
+
+def _inspect(workdir: Path) -> int:
+    data = gin_setup.build("TrainConfig").data
+    gin_setup.build("inspect_scenes", config=data.scene, out_dir=workdir)
+    _say(f"pictures and clips in {workdir}")
+    return 0
+
+
+def _generate(workdir: Path) -> int:
+    from spatial_core.data.bank import generate_bank
+
+    _say(f"making a bank in {workdir}; the same command finishes it")
+    try:
+        generate_bank(gin_setup.build("BankConfig"), workdir, progress=_say)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    return 0
+
+
+def _quickstart(workdir: Path) -> int:
+    from phasecoder.quickstart import run_quickstart
+
+    config = gin_setup.build("QuickstartConfig")
+    _say(f"quickstart in {workdir}; the same command goes on with it")
+    return _exit_code(run_quickstart(config, workdir))
+
+
+def _release(workdir: Path) -> int:
+    folder = gin_setup.build("ReleaseConfig").build(workdir)
+    _say(f"released: {folder}")
+    return 0
+
+
+def _exit_code(result: Any) -> int:
+    if result.stopped_by is None:
+        return 0
+    return EXIT_INTERRUPTED if result.stopped_by == "SIGINT" else EXIT_TERMINATED
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+# A new run mode is one line here, with its configurables in launch/configurables.py.
+MODES: dict[str, Mode] = {
+    "train": Mode("train a model, or go on with a run", _train, ("TrainConfig",)),
+    "eval": Mode("score models and baselines on the same clips", _evaluate, ("EvalConfig",)),
+    "inspect": Mode(
+        "look at and listen to the simulated scenes", _inspect, ("TrainConfig", "inspect_scenes")
+    ),
+    "generate": Mode("make a bank of room responses, or finish one", _generate, ("BankConfig",)),
+    "release": Mode(
+        "calibrate and measure a run, write its checkpoint", _release, ("ReleaseConfig",)
+    ),
+    "quickstart": Mode(
+        "simulate, train, compare, localise, report", _quickstart, ("QuickstartConfig",)
+    ),
+}
+ROOTS = sorted({root for mode in MODES.values() for root in mode.roots})
