@@ -17,7 +17,7 @@ import soxr
 from numpy.typing import NDArray
 
 from spatial_core.audio.checks import name_channels
-from spatial_core.audio.io import load_audio
+from spatial_core.audio.io import AudioStream, stream_audio
 from spatial_core.data.records import HOP, SAMPLE_RATE, WINDOW
 from spatial_core.errors import InputError
 from spatial_core.geometry.arrays import MicArray
@@ -143,22 +143,47 @@ def open_recording(audio: AudioInput, array: MicArray, sample_rate: int | None) 
         return _open_file(Path(audio), array)
     rate = _check_rate(sample_rate)
     if isinstance(audio, np.ndarray):
-        samples = _as_float(audio, array)
-        pieces: Iterable[NDArray[Any]] = _pieces(samples, max(1, BLOCK * rate // SAMPLE_RATE))
+        pieces = _pieces(_as_float(audio, array), max(1, BLOCK * rate // SAMPLE_RATE))
+        blocks = _rebuilt(_resampled(pieces, rate))
     else:
-        pieces = (_as_float(np.asarray(block), array) for block in audio)
-    recording = Recording(_resampled(pieces, rate), array, "the audio", rate)
+        # Live blocks are passed on as they come, so that each is answered at once.
+        blocks = _resampled((_as_float(np.asarray(block), array) for block in audio), rate)
+    recording = Recording(blocks, array, "the audio", rate)
     _note_rate(recording)
     return recording
 
 
 def _open_file(path: Path, array: MicArray) -> Recording:
-    audio = load_audio(path, sample_rate=SAMPLE_RATE)
-    _check_channels(audio.num_channels, array, str(path))
-    recording = Recording(_pieces(audio.samples, BLOCK), array, str(path), audio.source_rate)
-    recording.notes.extend(audio.warnings)
+    stream = stream_audio(path, SAMPLE_RATE)
+    try:
+        _check_channels(stream.num_channels, array, str(path))
+    except InputError:
+        stream.close()
+        raise
+    recording = Recording(_closing(stream), array, str(path), stream.source_rate)
+    recording.notes.extend(stream.warnings)
     _note_rate(recording)
     return recording
+
+
+def _closing(stream: AudioStream) -> Iterator[NDArray[np.float32]]:
+    with stream:
+        yield from _rebuilt(stream)
+
+
+def _rebuilt(blocks: Iterable[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
+    """The same samples in blocks of 64 hops, however they came: full batches for the encoder."""
+    held: list[NDArray[np.float32]] = []
+    count = 0
+    for block in blocks:
+        held.append(block)
+        count += block.shape[1]
+        while count >= BLOCK:
+            joined = np.concatenate(held, axis=1)
+            yield joined[:, :BLOCK]
+            held, count = [joined[:, BLOCK:]], count - BLOCK
+    if count:
+        yield np.concatenate(held, axis=1)
 
 
 def _check_rate(sample_rate: int | None) -> int:

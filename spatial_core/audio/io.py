@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -56,6 +57,63 @@ def load_audio(
     header promises, longer than `max_seconds`, has more than 64 channels, or holds NaN or
     infinite samples.
     """
+    with stream_audio(path, sample_rate, max_seconds) as stream:
+        seconds = stream.seconds
+        if seconds * stream.sample_rate * stream.num_channels > MAX_VALUES:
+            raise InputError(
+                f"audio file {path} ({seconds:.0f} s, {stream.num_channels} channels) needs more "
+                f"than {MAX_VALUES * 4 // 2**30} GiB once decoded: cut it into pieces"
+            )
+        samples = np.ascontiguousarray(np.concatenate(list(stream), axis=1))
+    finite = np.isfinite(samples).all(axis=1)
+    if not finite.all():
+        channel = int(np.argmin(finite))
+        first = int(np.argmin(np.isfinite(samples[channel])))
+        raise InputError(
+            f"audio file {path}: channel {channel + 1} holds NaN or infinite samples (first at "
+            f"{first / stream.sample_rate:.3f} s); export it again"
+        )
+    return Audio(samples, stream.sample_rate, stream.source_rate, str(path), stream.warnings)
+
+
+@dataclass(frozen=True, eq=False)
+class AudioStream:
+    """An open file as float32 blocks [c, t] at `sample_rate`; iterate once, then close it."""
+
+    sample_rate: int
+    source_rate: int
+    num_channels: int
+    seconds: float
+    path: str
+    warnings: tuple[str, ...]
+    file: soundfile.SoundFile
+
+    def __iter__(self) -> Iterator[NDArray[np.float32]]:
+        """The blocks in order; InputError when the file turns out to be truncated or damaged."""
+        try:
+            yield from _decode(self.file, Path(self.path), self.sample_rate)
+        except soundfile.LibsndfileError as error:
+            raise _undecodable(Path(self.path), error) from error
+
+    def close(self) -> None:
+        """Close the file."""
+        self.file.close()
+
+    def __enter__(self) -> AudioStream:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def stream_audio(
+    path: str | Path, sample_rate: int | None = SAMPLE_RATE, max_seconds: float = 86400.0
+) -> AudioStream:
+    """Open a file to be decoded block by block: memory stays that of one block.
+
+    Arguments and errors are those of `load_audio`, except that samples that are not finite are the
+    caller's to find.
+    """
     path = Path(path)
     if not path.is_file():
         what = "is a folder, not an audio file" if path.is_dir() else "does not exist"
@@ -64,25 +122,31 @@ def load_audio(
         raise InputError(f"audio file {path} is empty (0 bytes)")
     source, warnings = _checked_source(path)
     try:
-        with soundfile.SoundFile(source) as file:
-            target = sample_rate or file.samplerate
-            _check_bounds(file, path, target, max_seconds)
-            samples = _decode(file, path, target)
-            source_rate = file.samplerate
+        file = soundfile.SoundFile(source)
     except soundfile.LibsndfileError as error:
-        raise InputError(
-            f"audio file {path} cannot be decoded ({error.error_string}); supported are wav, flac, "
-            "ogg, mp3 and aiff"
-        ) from error
-    finite = np.isfinite(samples).all(axis=1)
-    if not finite.all():
-        channel = int(np.argmin(finite))
-        first = int(np.argmin(np.isfinite(samples[channel])))
-        raise InputError(
-            f"audio file {path}: channel {channel + 1} holds NaN or infinite samples (first at "
-            f"{first / target:.3f} s); export it again"
-        )
-    return Audio(samples, target, source_rate, str(path), tuple(warnings))
+        raise _undecodable(path, error) from error
+    try:
+        _check_bounds(file, path, max_seconds)
+    except InputError:
+        file.close()
+        raise
+    rate = file.samplerate
+    return AudioStream(
+        sample_rate or rate,
+        rate,
+        file.channels,
+        file.frames / rate,
+        str(path),
+        tuple(warnings),
+        file,
+    )
+
+
+def _undecodable(path: Path, error: soundfile.LibsndfileError) -> InputError:
+    return InputError(
+        f"audio file {path} cannot be decoded ({error.error_string}); supported are wav, flac, "
+        "ogg, mp3 and aiff"
+    )
 
 
 def resample(x: ArrayLike, source_rate: int, target_rate: int) -> NDArray[np.float32]:
@@ -116,9 +180,7 @@ def write_wav(
     soundfile.write(path, x.T, rate, subtype=subtype, format="WAV")
 
 
-def _check_bounds(
-    file: soundfile.SoundFile, path: Path, target_rate: int, max_seconds: float
-) -> None:
+def _check_bounds(file: soundfile.SoundFile, path: Path, max_seconds: float) -> None:
     """InputError for what would be too long, too wide or of an odd rate, before decoding."""
     if not MIN_RATE <= file.samplerate <= MAX_RATE:
         raise InputError(
@@ -137,19 +199,15 @@ def _check_bounds(
             f"audio file {path} lasts {seconds:.0f} s; at most {max_seconds:.0f} s are read: cut it "
             "into pieces or raise max_seconds"
         )
-    if seconds * target_rate * file.channels > MAX_VALUES:
-        raise InputError(
-            f"audio file {path} ({seconds:.0f} s, {file.channels} channels) needs more than "
-            f"{MAX_VALUES * 4 // 2**30} GiB once decoded: cut it into pieces"
-        )
 
 
-def _decode(file: soundfile.SoundFile, path: Path, target_rate: int) -> NDArray[np.float32]:
-    """All frames as float32 [c, t] at `target_rate`, resampled block by block."""
+def _decode(
+    file: soundfile.SoundFile, path: Path, target_rate: int
+) -> Iterator[NDArray[np.float32]]:
+    """All frames as float32 blocks [c, t] at `target_rate`."""
     stream = None
     if target_rate != file.samplerate:
         stream = soxr.ResampleStream(file.samplerate, target_rate, file.channels, dtype="float32")
-    blocks: list[NDArray[np.float32]] = []
     read = 0
     while read < file.frames:
         block = file.read(min(_BLOCK, file.frames - read), dtype="float32", always_2d=True)
@@ -160,10 +218,9 @@ def _decode(file: soundfile.SoundFile, path: Path, target_rate: int) -> NDArray[
                 f"{(file.frames - read) / file.samplerate:.2f} s of that are missing"
             )
         read += len(block)
-        blocks.append(
-            block if stream is None else stream.resample_chunk(block, read == file.frames)
-        )
-    return np.ascontiguousarray(np.concatenate(blocks).T)
+        if stream is not None:
+            block = stream.resample_chunk(block, read == file.frames)
+        yield np.ascontiguousarray(block.T)
 
 
 def _checked_source(path: Path) -> tuple[Path | io.BytesIO, list[str]]:
