@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -127,7 +127,7 @@ class _Run:
             self.state, step, self.metrics, stop.name if step < config.steps else None
         )
 
-    def _batches(self) -> Iterator[dict[str, np.ndarray]]:
+    def _batches(self) -> Generator[dict[str, np.ndarray], None, None]:
         config, hosts = self.config, jax.process_count()
         size = guards.local_batch_size(config.data, hosts, jax.device_count())
         stream = iter(config.data.iterate(self.start, jax.process_index(), hosts))
