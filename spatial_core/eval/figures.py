@@ -10,6 +10,7 @@ import numpy as np
 
 from spatial_core.eval.names import file_name
 from spatial_core.eval.published import PAPER_BY_MICROPHONES, PAPER_LABEL
+from spatial_core.eval.scenes import draw_pictures
 from spatial_core.viz.embed import draw_tokens
 from spatial_core.viz.tables import draw_confusion, draw_groups, draw_reliability
 
@@ -68,6 +69,8 @@ def write_figures(report: EvalReport, directory: Path, projection: str) -> dict[
                 method=projection,
                 title=caption,
             )
+    for picture in report.pictures:
+        figures |= draw_pictures(picture, directory)
     return figures
 
 

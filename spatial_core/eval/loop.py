@@ -8,16 +8,20 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, TextIO, TypeVar
+from typing import TYPE_CHECKING, Protocol, TextIO, TypeVar
 
 import numpy as np
 
+from spatial_core.data.pipeline import CropStream
 from spatial_core.data.records import Batch, take
 from spatial_core.errors import InputError
 from spatial_core.eval.baselines import Localizer
 from spatial_core.eval.doa import REQUIRED, check_prediction
 from spatial_core.eval.report import EvalReport, Timing, make_report
 from spatial_core.geometry.coords import azimuth_error
+
+if TYPE_CHECKING:
+    from spatial_core.eval.scenes import ScenePicture
 
 LABELS = (
     "azimuth",
@@ -51,6 +55,7 @@ def evaluate(
     title: str = "Evaluation",
     info: Mapping[str, str | int | float] | None = None,
     show_paper: bool = False,
+    pictures: int = 0,
     out: TextIO | None = None,
 ) -> EvalReport:
     """Runs every localizer over the same clips and scores them.
@@ -63,6 +68,7 @@ def evaluate(
         start_step: first step of the stream.
         seed: of the bootstrap intervals.
         title, info, show_paper: see `EvalReport`.
+        pictures: how many scenes the report shows as pictures; needs a stream of scenes.
         out: where progress goes (default stderr): a line that renews itself on a terminal, one line
             every few seconds elsewhere.
 
@@ -97,18 +103,48 @@ def evaluate(
         progress.show(done, len(truth))
     progress.close()
     joined = {key: np.concatenate([part[key] for part in truth]) for key in LABELS}
+    predictions = {name: _join(parts) for name, parts in answers.items()}
     share = int(getattr(stream, "crops_per_rir", 1))
     about = {"clips": done, "clips with speech": int(joined["speech"].sum()), **(info or {})}
     return make_report(
         title,
         joined,
-        {name: _join(parts) for name, parts in answers.items()},
+        predictions,
         {name: clock.timing() for name, clock in clocks.items()},
         clusters=joined["example_id"] // share,
         seed=seed,
         info=about,
         show_paper=show_paper,
+        pictures=_pictures(localizers, stream, joined, predictions, pictures),
     )
+
+
+def _pictures(
+    localizers: Mapping[str, Localizer],
+    stream: Stream,
+    truth: Mapping[str, np.ndarray],
+    predictions: Mapping[str, Mapping[str, np.ndarray]],
+    count: int,
+) -> list[ScenePicture]:
+    """The first `count` clips with speech of rooms of their own."""
+    if not count:
+        return []
+    if not isinstance(stream, CropStream):
+        raise InputError("pictures of scenes need a stream of scenes (SceneStream or BankStream)")
+    # Matplotlib takes a second that scores alone need not pay.
+    from spatial_core.eval.scenes import look_at
+
+    speech = np.flatnonzero(truth["speech"])
+    _, first = np.unique(truth["example_id"][speech] // stream.crops_per_rir, return_index=True)
+    pictures = []
+    for row in speech[np.sort(first)][:count]:
+        estimates = {
+            name: (float(p["azimuth"][row]), float(p["elevation"][row]), float(p["distance"][row]))
+            for name, p in predictions.items()
+        }
+        example, rt60 = int(truth["example_id"][row]), float(truth["rt60"][row])
+        pictures.append(look_at(stream, example, rt60, localizers, estimates))
+    return pictures
 
 
 @dataclass(frozen=True)
@@ -123,6 +159,7 @@ class EvalConfig:
     info: Mapping[str, str | int | float] = field(default_factory=dict)
     show_paper: bool = False
     projection: str = "auto"
+    pictures: int = 0
 
     def run(self, directory: str | Path) -> EvalReport:
         """Evaluates, and saves report.md, report.json and the figures to the directory."""
@@ -134,6 +171,7 @@ class EvalConfig:
             title=self.title,
             info=self.info,
             show_paper=self.show_paper,
+            pictures=self.pictures,
         )
         report.save(directory, self.projection)
         return report

@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -26,6 +26,9 @@ from spatial_core.eval.doa import (
 )
 from spatial_core.eval.names import file_name
 from spatial_core.eval.published import PAPER_BY_MICROPHONES, PAPER_LABEL
+
+if TYPE_CHECKING:
+    from spatial_core.eval.scenes import ScenePicture
 
 Scores = dict[str, Interval]
 _METRIC = {metric.key: metric for metric in METRICS}
@@ -92,7 +95,8 @@ class EvalReport:
 
     results: localizer name -> Result. groups: the groupings. truth, predictions: what was compared,
     per example (without audio). info: facts about the run, printed at the top. show_paper: put the
-    PhaseCoder paper's Table 5 beside the results by number of microphones.
+    PhaseCoder paper's Table 5 beside the results by number of microphones. pictures: scenes that
+    `save` draws.
     """
 
     title: str
@@ -102,6 +106,7 @@ class EvalReport:
     predictions: dict[str, dict[str, np.ndarray]]
     info: dict[str, str | int | float] = field(default_factory=dict)
     show_paper: bool = False
+    pictures: list[ScenePicture] = field(default_factory=list)
 
     def to_markdown(self, figures: Mapping[str, str] | None = None) -> str:
         """The report as Markdown; figures: caption -> link, put at the end."""
@@ -236,6 +241,7 @@ def make_report(
     seed: int = 0,
     info: Mapping[str, str | int | float] | None = None,
     show_paper: bool = False,
+    pictures: Sequence[ScenePicture] = (),
 ) -> EvalReport:
     """Scores predictions against the truth of the same examples.
 
@@ -262,7 +268,16 @@ def make_report(
         calibration = reliability(np.asarray(predictions[name]["confidence"])[speech], right)
         by_key = {g.key: by_group.get(g.key, []) for g in groups}
         results[name] = Result(by_group[""][0], by_key, calibration, timings[name])
-    return EvalReport(title, results, groups, truth, predictions, dict(info or {}), show_paper)
+    return EvalReport(
+        title,
+        results,
+        groups,
+        truth,
+        predictions,
+        dict(info or {}),
+        show_paper,
+        list(pictures),
+    )
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -155,3 +155,8 @@ def test_settings_are_chosen_by_accuracy():
     best, scores = choose_setting(Peeker, [30.0, 5.0, 12.0], Stream(), 20)
     assert best == 5.0
     assert [round(median) for _, _, median in scores] == [30, 5, 12]
+
+
+def test_pictures_need_scenes():
+    with pytest.raises(InputError, match="SceneStream"):
+        run(pictures=1)
