@@ -12,13 +12,18 @@ from flax import nnx
 
 from phasecoder import steering
 from phasecoder.paper import TOKEN_WIDTH, TokenHeads
+from phasecoder.posterior import linear_peak, peak_direction, wrap
 from spatial_core.audio.stft import NUM_BINS, stft
 from spatial_core.nn.transformer import Block
 from spatial_core.typing import Array, Bool, Float
 
+# The zoom's window about the coarse answer, in degrees.
+ZOOM_AZIMUTHS = np.linspace(-12.0, 12.0, 13)
+ZOOM_ELEVATIONS = np.linspace(-16.0, 16.0, 9)
 SUB_AZIMUTHS = 2  # posterior cells per ring token: 5 degrees
 ELEVATION_CELLS = np.linspace(-90.0, 90.0, 17)
 MONO_BANDS = 32
+ZOOM_WIDTH = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +54,54 @@ def azimuth_cells() -> np.ndarray:
         360.0 / steering.AZIMUTHS / SUB_AZIMUTHS
     )
     return (steering.ring_azimuths()[:, None] + offsets).reshape(-1)
+
+
+def coarse_direction(sphere: Float[Array, "b n"]) -> Float[Array, "b 2"]:
+    """Azimuth and elevation in degrees that the posterior over the sphere points to."""
+    cells = jax.nn.softmax(sphere[:, :-1], axis=-1)
+    cells = cells.reshape(sphere.shape[0], -1, len(ELEVATION_CELLS))
+    azimuth, column = peak_direction(cells, azimuth_cells())
+    return jnp.stack([azimuth, linear_peak(column, ELEVATION_CELLS)], axis=-1)
+
+
+def zoom_directions(centre: Float[Array, "b 2"]) -> tuple[Float[Array, "b z"], Float[Array, "b z"]]:
+    """Azimuths and elevations in radians of the zoom's window, elevation fastest.
+
+    Azimuth steps widen with elevation, so that the window keeps its size on the sphere.
+    """
+    azimuth, elevation = (
+        jnp.asarray(grid.reshape(-1), jnp.float32)
+        for grid in np.meshgrid(ZOOM_AZIMUTHS, ZOOM_ELEVATIONS, indexing="ij")
+    )
+    level = jnp.clip(centre[:, 1], -75.0, 75.0)[:, None]
+    turned = centre[:, :1] + azimuth / jnp.cos(jnp.radians(level))
+    return jnp.radians(turned), jnp.radians(jnp.clip(centre[:, 1:] + elevation, -90.0, 90.0))
+
+
+def zoom_answer(centre: Float[Array, "b 2"], logits: Float[Array, "b z"]) -> Float[Array, "b 2"]:
+    """Azimuth and elevation in degrees: the mean of the zoom's distribution over its window."""
+    azimuth, elevation = zoom_directions(centre)
+    probs = jax.nn.softmax(logits, axis=-1)
+    turn = jnp.degrees(azimuth) - centre[:, :1]
+    mean_azimuth = wrap(centre[:, 0] + jnp.sum(probs * turn, axis=-1))
+    return jnp.stack([mean_azimuth, jnp.sum(probs * jnp.degrees(elevation), axis=-1)], axis=-1)
+
+
+def zoom_target(
+    centre: Float[Array, "b 2"],
+    azimuth: Float[Array, "b"],
+    elevation: Float[Array, "b"],
+    width: float,
+) -> tuple[Float[Array, "b z"], Bool[Array, "b"]]:
+    """Weights over the window's directions, and whether the true direction lies within it."""
+    az, el = zoom_directions(centre)
+    true_az, true_el = jnp.radians(azimuth)[:, None], jnp.radians(elevation)[:, None]
+    cosine = jnp.sin(el) * jnp.sin(true_el) + jnp.cos(el) * jnp.cos(true_el) * jnp.cos(az - true_az)
+    target = jax.nn.softmax((cosine - 1.0) / np.radians(width) ** 2, axis=-1)
+    level = jnp.clip(centre[:, 1], -75.0, 75.0)
+    turn = jnp.abs(wrap(azimuth - centre[:, 0])) * jnp.cos(jnp.radians(level))
+    rise = jnp.abs(elevation - centre[:, 1])
+    return target, (turn <= ZOOM_AZIMUTHS[-1]) & (rise <= ZOOM_ELEVATIONS[-1])
 
 
 def mono_filterbank() -> np.ndarray:
@@ -111,6 +164,10 @@ class PlusEncoder(nnx.Module):
         self.absent = linear(config.width, 1, rngs=rngs)
         self.direction = linear(TOKEN_WIDTH, config.width, rngs=rngs)
         self.tokens = TokenHeads(2 * config.width, rngs=rngs)
+        self.zoom_context = linear(config.width + 2, ZOOM_WIDTH, rngs=rngs)
+        self.zoom_in = linear(3 * steering.NUM_BANDS, ZOOM_WIDTH, rngs=rngs)
+        self.zoom_hidden = linear(ZOOM_WIDTH, ZOOM_WIDTH, rngs=rngs)
+        self.zoom_out = linear(ZOOM_WIDTH, 1, rngs=rngs)
 
     def __call__(
         self,
@@ -122,9 +179,15 @@ class PlusEncoder(nnx.Module):
         """Logits of every head for 250 ms clips of 2 or more microphones.
 
         Returns ``sphere_logits`` [b, 72 * 17 + 1] (azimuth cell major, elevation cell minor, last:
-        no speech), the three class heads of the paper and ``token`` [b, 256].
+        no speech), the three class heads of the paper and ``token`` [b, 256]; further the zoom:
+        ``zoom_logits`` [b, 13 * 9] over directions about the coarse answer ``zoom_centre`` [b, 2]
+        and the answer they give, ``zoom_answer`` [b, 2] (azimuth and elevation in degrees).
         """
-        ring, context = self._embed(*jax.lax.stop_gradient(self._features(audio, positions, mask)))
+        spectrum = stft(audio)
+        phasor = steering.unit_phasors(spectrum, mask)
+        weights = steering.emphases(spectrum, mask)
+        features = self._features(spectrum, phasor, weights, positions, mask)
+        ring, context = self._embed(*jax.lax.stop_gradient(features))
         x = jnp.concatenate([ring, context], axis=1).astype(self.config.dtype)
         for index in range(self.config.blocks):
             bias = self._bias(index, context.shape[1])
@@ -135,15 +198,46 @@ class PlusEncoder(nnx.Module):
         cells = self.cells(ring).reshape(ring.shape[0], -1)
         present = context.mean(axis=1)
         sphere = jnp.concatenate([cells, self.absent(present)], axis=-1)
-        return {"sphere_logits": sphere, **self._token(ring, cells, present)}
+        centre = jax.lax.stop_gradient(coarse_direction(sphere))
+        zoom = self._zoom(centre, ring, phasor, weights, positions, mask)
+        return {
+            "sphere_logits": sphere,
+            "zoom_centre": centre,
+            "zoom_logits": zoom,
+            "zoom_answer": zoom_answer(centre, zoom),
+            **self._token(ring, cells, present),
+        }
 
-    def _features(self, audio, positions, mask):
+    def _zoom(self, centre, ring, phasor, weights, positions, mask) -> Float[Array, "b z"]:
+        """Score finely spaced directions about the coarse answer by their own coherence.
+
+        The ring's 10-degree tokens cannot tell directions much closer than that apart; here each
+        direction is steered to exactly, and the ring token beside it says which bands to trust.
+        """
+        azimuth, elevation = zoom_directions(centre)
+        flat = jnp.cos(elevation)
+        directions = jnp.stack(
+            [flat * jnp.cos(azimuth), flat * jnp.sin(azimuth), jnp.sin(elevation)], axis=-1
+        )
+        found = steering.steered_coherence(
+            phasor, positions, mask, directions, weights, segments=False
+        )
+        # What matters is how directions differ within the window.
+        found = jax.lax.stop_gradient(found - found.mean(axis=1, keepdims=True))
+        found = 4.0 * found.reshape(*found.shape[:2], -1)
+        nearest = jnp.round(centre[:, 0] / 10.0).astype(jnp.int32) + steering.AZIMUTHS // 2
+        token = jnp.take_along_axis(ring, (nearest % steering.AZIMUTHS)[:, None, None], axis=1)
+        count = jnp.log(jnp.sum(mask, axis=1).astype(jnp.float32))
+        facts = jnp.stack([count, centre[:, 1] / 45.0], axis=-1)
+        context = self.zoom_context(jnp.concatenate([token[:, 0], facts], axis=-1))[:, None]
+        hidden = jax.nn.gelu(self.zoom_in(found) * (1.0 + context) + context)
+        hidden = jax.nn.gelu(self.zoom_hidden(hidden))
+        return self.zoom_out(hidden)[..., 0]
+
+    def _features(self, spectrum, phasor, weights, positions, mask):
         """Everything that has no parameters: coherence, array shape, levels, mono spectrogram."""
-        spectrum = stft(audio)
         power = jnp.real(spectrum * jnp.conj(spectrum)) * mask[:, :, None, None]
-        phasor = steering.unit_phasors(spectrum, mask)
         directions = jnp.asarray(steering.grid_directions(self.config.elevations))
-        weights = steering.emphases(spectrum, mask)
         coherence = steering.steered_coherence(phasor, positions, mask, directions, weights)
         batch, _, bands, views = coherence.shape
         coherence = coherence.reshape(batch, steering.AZIMUTHS, -1, bands, views)

@@ -137,25 +137,37 @@ def decode_classes(logits: dict[str, Array]) -> dict[str, Array]:
     }
 
 
-def decode_sphere(
-    logits: dict[str, Array], azimuths: np.ndarray, elevations: np.ndarray, temperature: float
-) -> dict[str, Array]:
-    """Answers from the joint posterior over the sphere; distance from its class head.
+def peak_direction(
+    sphere: Float[Array, "b a e"], azimuths: np.ndarray
+) -> tuple[Float[Array, "b"], Float[Array, "b e"]]:
+    """Azimuth in degrees of the strongest direction, and the elevation weights [b, e] near it.
 
     Azimuth is found first, elevation among the cells near it: a planar array's posterior has one
     peak above and one below, and their azimuths must add up rather than compete.
+    """
+    azimuth = circular_peak(sphere.sum(axis=2), azimuths)
+    near = jnp.abs(wrap(jnp.asarray(azimuths, jnp.float32) - azimuth[:, None])) <= NEIGHBOURHOOD
+    return azimuth, jnp.einsum("bae,ba->be", sphere, near.astype(sphere.dtype))
+
+
+def decode_sphere(
+    logits: dict[str, Array], azimuths: np.ndarray, elevations: np.ndarray, temperature: float
+) -> dict[str, Array]:
+    """Answers from the joint posterior over the sphere and the zoom; distance from its class head.
+
+    The posterior gives confidence and the coarse direction that the zoom looked about; the mean of
+    the zoom's distribution is the answer.
     """
     probs = jax.nn.softmax(logits["sphere_logits"] / temperature, axis=-1)
     sphere = probs[:, :-1].reshape(probs.shape[0], len(azimuths), len(elevations))
     sphere = sphere / jnp.maximum(1.0 - probs[:, -1], 1e-12)[:, None, None]
     azimuth_probs = sphere.sum(axis=2)
-    azimuth = circular_peak(azimuth_probs, azimuths)
-    near = jnp.abs(wrap(jnp.asarray(azimuths, jnp.float32) - azimuth[:, None])) <= NEIGHBOURHOOD
-    column = jnp.einsum("bae,ba->be", sphere, near.astype(sphere.dtype))
+    _, column = peak_direction(sphere, azimuths)
+    azimuth, elevation = jnp.moveaxis(logits["zoom_answer"], -1, 0)
     distance = jax.nn.softmax(logits["distance_logits"], axis=-1)[:, :-1]
     return {
         "azimuth": azimuth,
-        "elevation": linear_peak(column, elevations),
+        "elevation": elevation,
         "distance": expected(distance, DISTANCE.centres),
         "speech_probability": 1.0 - probs[:, -1],
         "confidence": mass_within(azimuth_probs, azimuths, azimuth, CONFIDENT_WITHIN),

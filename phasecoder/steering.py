@@ -108,21 +108,23 @@ def steered_coherence(
     phasor: Complex[Array, "b m f n i"],
     positions: Float[Array, "b m 3"],
     mask: Bool[Array, "b m"],
-    directions: Float[Array, "g 3"],
+    directions: Float[Array, "g 3"] | Float[Array, "b g 3"],
     weights: Float[Array, "b w f n i"] | None = None,
-) -> Float[Array, "b g n s+w"]:
-    """Mean pairwise phase agreement toward each direction, per band n and segment s, in [-1, 1].
+    segments: bool = True,
+) -> Float[Array, "b g n v"]:
+    """Mean pairwise phase agreement toward each direction, per band n and view v, in [-1, 1].
 
-    1 means that every pair of microphones sees a plane wave from that direction in that band and
-    segment (of ``SEGMENT_FRAMES`` frames); after the segments stands one mean over the whole clip
-    for each of ``weights``. Works through the bins one by one: the phases of all bins at once
+    1 means that every pair of microphones sees a plane wave from that direction in that band. The
+    views are the clip's segments (of ``SEGMENT_FRAMES`` frames) or, without ``segments``, the whole
+    clip; after them one weighted mean over the clip for each of ``weights``. Directions are unit
+    vectors, the same for all clips or each clip's own. Works through the bins one by one: the phases of all bins at once
     would not fit in a CPU's cache.
     """
     first, second = np.triu_indices(phasor.shape[1], k=1)
     batch, microphones, frames, bands, inner = phasor.shape
     x = phasor.transpose(3, 4, 0, 1, 2).reshape(bands * inner, batch, microphones, frames)
     left, right = x[:, :, first], x[:, :, second]
-    views = _segment_means(frames)
+    views = _segment_means(frames) if segments else np.full((1, frames), 1 / frames, np.float32)
     views = jnp.broadcast_to(jnp.asarray(views), (bands * inner, batch, *views.shape))
     if weights is not None:
         flat = weights.transpose(3, 4, 0, 1, 2).reshape(bands * inner, batch, -1, frames)
@@ -136,7 +138,8 @@ def steered_coherence(
     seen = seen.reshape(bands, inner, *seen.shape[1:])
     lead = positions[:, first] - positions[:, second]
     # Turns per STFT bin: the delay of the pair in frames of the transform.
-    turns = jnp.einsum("bpc,gc->bgp", lead, directions) * (
+    directions = jnp.broadcast_to(directions, (batch, *directions.shape[-2:]))
+    turns = jnp.einsum("bpc,bgc->bgp", lead, directions) * (
         SAMPLE_RATE / FRAME_LENGTH / SPEED_OF_SOUND
     )
 

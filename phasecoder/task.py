@@ -12,7 +12,13 @@ import optax
 
 from phasecoder import posterior
 from phasecoder.paper import PaperConfig, PaperEncoder
-from phasecoder.plus import ELEVATION_CELLS, PlusConfig, PlusEncoder, azimuth_cells
+from phasecoder.plus import (
+    ELEVATION_CELLS,
+    PlusConfig,
+    PlusEncoder,
+    azimuth_cells,
+    zoom_target,
+)
 from phasecoder.relative import RelativeConfig, RelativeEncoder
 from spatial_core.audio.stft import WINDOW
 from spatial_core.errors import InputError
@@ -62,8 +68,9 @@ class PhaseCoderTask:
         soft targets, the ends merged).
       azimuth_weight, elevation_weight, distance_weight: of the class heads' cross-entropies; the
         paper's 1, 1 and 0.5.
-      sphere_weight: of the plus family's posterior over the sphere.
+      sphere_weight: of the plus family's posterior over the sphere and of its zoom.
       width: deviation of the soft angular targets in degrees.
+      zoom_width: the same for the zoom's targets.
       max_mics: microphones of the example batch that a dry run shows.
     """
 
@@ -74,6 +81,7 @@ class PhaseCoderTask:
     distance_weight: float = 0.5
     sphere_weight: float = 1.0
     width: float = 6.0
+    zoom_width: float = 2.5
     max_mics: int = 8
 
     def __post_init__(self):
@@ -148,7 +156,11 @@ class PhaseCoderTask:
             )
             target = posterior.with_absence(target, speech)
             parts["sphere"] = optax.softmax_cross_entropy(logits["sphere_logits"], target)
-            total = total + self.sphere_weight * parts["sphere"]
+            zoom, inside = zoom_target(logits["zoom_centre"], azimuth, elevation, self.zoom_width)
+            # Where the coarse answer is wrong there is nothing in the window to find.
+            inside = (inside & speech).astype(zoom.dtype)
+            parts["zoom"] = inside * optax.softmax_cross_entropy(logits["zoom_logits"], zoom)
+            total = total + self.sphere_weight * (parts["sphere"] + parts["zoom"])
         metrics = {f"loss_{name}": jnp.mean(part) for name, part in parts.items()}
         return jnp.mean(total), {**metrics, **self._progress(logits, batch)}
 

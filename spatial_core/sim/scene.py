@@ -295,7 +295,9 @@ def _array_offsets(rng: np.random.Generator, config: SceneConfig) -> np.ndarray:
     radius = rng.uniform(*config.array_diameter) / 2
     # Drawn only where it is asked for: other recipes keep their scenes.
     flat = config.planar_share > 0 and rng.uniform() < config.planar_share
-    for _ in range(200):
+    # The smallest arrays could not hold eight microphones a centimetre apart.
+    spacing = min(MIN_MIC_SPACING, 0.3 * radius)
+    for _ in range(1000):
         points = rng.standard_normal((count, 3))
         points *= (
             radius
@@ -305,10 +307,10 @@ def _array_offsets(rng: np.random.Generator, config: SceneConfig) -> np.ndarray:
         if flat:
             points[:, 2] = 0.0
         gaps = np.linalg.norm(points[:, None] - points[None], axis=-1)
-        if np.min(gaps[np.triu_indices(count, 1)]) >= MIN_MIC_SPACING:
+        if np.min(gaps[np.triu_indices(count, 1)]) >= spacing:
             return points
     raise InputError(
-        f"{count} microphones at least {MIN_MIC_SPACING} m apart do not fit into a ball of "
+        f"{count} microphones at least {spacing:.4f} m apart do not fit into a ball of "
         f"{2 * radius:.3f} m: use fewer microphones or a larger array_diameter"
     )
 

@@ -9,7 +9,13 @@ import numpy as np
 import pytest
 
 from phasecoder import posterior
-from phasecoder.plus import ELEVATION_CELLS, azimuth_cells
+from phasecoder.plus import (
+    ELEVATION_CELLS,
+    azimuth_cells,
+    coarse_direction,
+    zoom_answer,
+    zoom_target,
+)
 from phasecoder.task import PhaseCoderTask, config_from_json, nearest_class
 from spatial_core.errors import InputError
 from spatial_core.geometry.bins import AZIMUTH, DISTANCE, ELEVATION
@@ -30,21 +36,49 @@ def test_sphere_target_decodes_to_its_direction(elevation: float):
     el = np.full_like(ANGLES, elevation)
     target = posterior.sphere_target(ANGLES, el, azimuth_cells(), ELEVATION_CELLS, 6.0)
     np.testing.assert_allclose(target.sum(-1), 1.0, atol=1e-5)
-    logits = jnp.log(posterior.with_absence(target, np.ones(len(el), bool)) + 1e-9)
-    answer = posterior.decode_sphere(
-        {
-            "sphere_logits": logits,
-            "distance_logits": jnp.zeros((len(el), 13)),
-            "token": jnp.zeros((len(el), 256)),
-        },
-        azimuth_cells(),
-        ELEVATION_CELLS,
-        1.0,
-    )
-    assert np.max(np.abs(posterior.wrap(answer["azimuth"] - ANGLES))) < 0.7
-    # 11.25-degree rows against a 6-degree bump, cut at 20 degrees.
-    assert np.max(np.abs(answer["elevation"] - el)) < 2.0
-    assert np.min(answer["speech_probability"]) > 0.99
+    sphere = jnp.log(posterior.with_absence(target, np.ones(len(el), bool)) + 1e-9)
+    found = coarse_direction(sphere)
+    assert np.max(np.abs(posterior.wrap(found[:, 0] - ANGLES))) < 0.7
+    # 11.25-degree rows against a 6-degree bump.
+    assert np.max(np.abs(found[:, 1] - el)) < 2.0
+
+
+@pytest.mark.parametrize("elevation", [-70.0, 0.0, 35.0])
+@pytest.mark.parametrize("miss", [(0.0, 0.0), (6.0, -5.0), (-7.0, 8.0)])
+def test_zoom_recovers_what_the_coarse_answer_missed(elevation: float, miss: tuple[float, float]):
+    el = np.full_like(ANGLES, elevation)
+    off = miss[0] / np.cos(np.radians(elevation))
+    centre = jnp.stack([posterior.wrap(ANGLES + off), el + miss[1]], axis=-1)
+    target, inside = zoom_target(centre, ANGLES, el, 2.5)
+    assert np.all(inside)
+    answer = zoom_answer(centre, jnp.log(target + 1e-9))
+    # The bump is cut by the window's edge, most where the miss is largest and meridians converge.
+    turn = np.abs(posterior.wrap(answer[:, 0] - ANGLES)) * np.cos(np.radians(elevation))
+    assert np.max(turn) < 0.9
+    assert np.max(np.abs(answer[:, 1] - el)) < 0.9
+
+
+def test_zoom_says_when_the_truth_is_outside_its_window():
+    centre = jnp.array([[170.0, 0.0], [170.0, 0.0], [0.0, 40.0]])
+    truth = np.array([-179.0, -170.0, 0.0], np.float32), np.array([0.0, 0.0, 20.0], np.float32)
+    _, inside = zoom_target(centre, *truth, 2.5)
+    assert inside.tolist() == [True, False, False]
+
+
+def test_decoded_answer_is_the_zooms_with_the_posteriors_confidence():
+    target = posterior.sphere_target(ANGLES, 0 * ANGLES, azimuth_cells(), ELEVATION_CELLS, 3.0)
+    speech = np.arange(len(ANGLES)) % 2 == 0
+    logits = {
+        "sphere_logits": jnp.log(posterior.with_absence(target, speech) + 1e-9),
+        "zoom_answer": jnp.stack([ANGLES, 0 * ANGLES], axis=-1),
+        "distance_logits": jnp.zeros((len(ANGLES), 13)).at[:, 4].set(50.0),
+        "token": jnp.zeros((len(ANGLES), 256)),
+    }
+    answer = posterior.decode_sphere(logits, azimuth_cells(), ELEVATION_CELLS, 1.0)
+    np.testing.assert_allclose(answer["azimuth"], ANGLES)
+    np.testing.assert_array_equal(answer["speech_probability"] > 0.5, speech)
+    assert np.min(answer["confidence"][speech]) > 0.95
+    np.testing.assert_allclose(answer["distance"], DISTANCE.centres[4], rtol=1e-5)
 
 
 def test_zenith_spreads_over_all_azimuths():
