@@ -25,7 +25,7 @@ CONFIGURABLES: dict[str, tuple[str, ...]] = {
     "phasecoder.paper": ("PaperConfig",),
     "phasecoder.plus": ("PlusConfig",),
     "phasecoder.relative": ("RelativeConfig",),
-    "phasecoder.pretrained": ("load_encoder=load",),
+    "phasecoder.pretrained": ("load_encoder=load", "pretrained_task", "pretrained_params"),
     "phasecoder.release": ("ReleaseConfig",),
     "phasecoder.quickstart_config": ("QuickstartConfig",),
 }

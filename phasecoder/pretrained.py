@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,8 @@ from spatial_core.io import export
 
 if TYPE_CHECKING:
     import jax
+
+    from phasecoder.task import PhaseCoderTask
 
 # Few shapes, few compilations: clips are padded up to these and the padding is masked.
 CHANNEL_BUCKETS = (2, 3, 4, 6, 8, 12, 16)
@@ -250,6 +252,16 @@ def load(path: str | Path | None = None) -> Encoder:
     like = jax.eval_shape(task.init, jax.random.key(0))
     params = export.fill_tree(like, released.tensors, str(released.path / export.TENSOR_FILE))
     return Encoder(task, params, released.config, released.card)
+
+
+def pretrained_task(path: str | Path | None = None) -> PhaseCoderTask:
+    """The task of a checkpoint (as in `load`), to train it further or to adapt it to a device."""
+    return cast("PhaseCoderTask", load(path).task)
+
+
+def pretrained_params(path: str | Path | None = None) -> Mapping[str, Any]:
+    """The parameters of a checkpoint (as in `load`), for `TrainConfig.init_from`."""
+    return load(path).params
 
 
 def _check_batch(

@@ -9,8 +9,9 @@ import shlex
 from pathlib import Path
 
 import pytest
+from absl import flags
 
-from launch import configurables
+from launch import configurables, main, modes
 from phasecoder import cli
 from spatial_core.config import gin_setup
 from spatial_core.geometry.arrays import MicArray
@@ -68,21 +69,17 @@ def test_phasecoder_commands_parse():
 
 
 def test_launch_commands_have_known_modes_flags_files_and_settings():
-    main = pytest.importorskip("launch.main")
-    from absl import flags
-
     configurables.register_all()
     commands = _commands("python -m launch.main")
     assert len(commands) >= 5
     for page, command in commands:
         rest, bindings = gin_setup.split_argv(shlex.split(command)[3:])
         given = dict(part.removeprefix("--").partition("=")[::2] for part in rest)
-        assert set(given) <= set(flags.FLAGS), f"{page}: {command}"
-        assert given.get("run_mode", "train") in main.MODES, f"{page}: {command}"
-        if given.get("gin_file", "x").startswith("experiments/"):
-            gin_setup.parse(
-                [given["gin_file"]], bindings, roots=[mode.root for mode in main.MODES.values()]
-            )
+        assert main and set(given) <= set(flags.FLAGS), f"{page}: {command}"
+        assert given.get("run_mode", "train") in modes.MODES, f"{page}: {command}"
+        files = [part.partition("=")[2] for part in rest if part.startswith("--gin_file=")]
+        if files and all(file.startswith(("experiments/", "runs/")) for file in files):
+            gin_setup.parse(files, bindings, roots=modes.ROOTS)
 
 
 def test_links_lead_somewhere():
