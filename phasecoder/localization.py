@@ -52,7 +52,7 @@ class Overall:
 
     def sentence(self) -> str:
         """For people: the direction, how certain, and from how much."""
-        parts = [f"azimuth {self.azimuth:+.0f} deg"]
+        parts = [f"azimuth {_whole(self.azimuth):+d} deg"]
         if self.elevation is not None:
             sign = "+" if self.elevation_signed else ""
             prefix = "" if self.elevation_signed else "+-"
@@ -61,7 +61,7 @@ class Overall:
             parts.append(f"about {self.distance:.1f} m away")
         text = ", ".join(parts)
         if self.alternative is not None:
-            text += f", or its mirror image at azimuth {self.alternative[0]:+.0f} deg"
+            text += f", or its mirror image at azimuth {_whole(self.alternative[0]):+d} deg"
             if self.elevation is not None:
                 text += f", elevation {self.alternative[1]:+.0f} deg"
         if self.cone_angle is not None:
@@ -164,14 +164,14 @@ class Localization:
         lines = [
             f"{title:>15}  {'azimuth':>8}  {'elevation':>9}  {'distance':>8}  {'confidence':>10}"
         ]
-        lines += [self._row(rows) for rows in _groups(len(self), per_row)]
+        lines += [self._row(rows, per_row > 1) for rows in _groups(len(self), per_row)]
         return "\n".join(lines)
 
-    def _row(self, rows: slice) -> str:
+    def _row(self, rows: slice, shared: bool) -> str:
         times = self.times[rows]
         half = self.window_seconds / 2
         when = f"{times[0]:.2f}"
-        if rows.stop - rows.start > 1:
+        if shared:
             when = f"{max(0.0, times[0] - half):.1f} - {times[-1] + half:.1f}"
         heard = self.speech[rows]
         if not heard.any():
@@ -210,7 +210,7 @@ class Localization:
         title = f"{Path(self.source).name}: " + (
             "no speech"
             if self.overall is None
-            else f"azimuth {self.overall.azimuth:+.0f}°, confidence {self.overall.confidence:.2f}"
+            else f"azimuth {_whole(self.overall.azimuth):+d}°, confidence {self.overall.confidence:.2f}"
         )
         return draw_posterior(
             path,
@@ -305,6 +305,11 @@ def overall_estimate(
         alternative=alternative,
         cone_angle=ambiguity.cone_angle(mean, height),
     )
+
+
+def _whole(azimuth: float) -> int:
+    """Whole degrees in -179..180."""
+    return int(wrap_degrees(round(azimuth)))
 
 
 def _groups(count: int, size: int) -> Iterator[slice]:

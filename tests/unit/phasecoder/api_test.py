@@ -15,7 +15,7 @@ import pytest
 
 from phasecoder import api
 from phasecoder.ambiguity import Ambiguity
-from phasecoder.localization import robust_azimuth
+from phasecoder.localization import Overall, robust_azimuth
 from spatial_core.audio.io import write_wav
 from spatial_core.errors import InputError
 from spatial_core.geometry.arrays import MicArray, load_array, preset
@@ -258,6 +258,12 @@ def test_two_talkers_are_noticed_as_disagreement():
 def test_average_across_the_back_does_not_point_forward():
     mean, spread, share, _ = robust_azimuth(np.array([178.0, -178.0, 180.0, 20.0]), np.ones(4))
     assert azimuth_error(mean, 180) < 1e-6 and spread < 3 and share == pytest.approx(0.75)
+
+
+def test_the_back_is_printed_as_180_from_either_side():
+    for azimuth in (179.8, -179.8):
+        overall = Overall(azimuth, 0.0, True, 1.0, 0.9, 1.0, 1.0, 3)
+        assert "azimuth +180 deg" in overall.sentence()
 
 
 def test_json_holds_the_convention_and_round_trips():
