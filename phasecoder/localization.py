@@ -188,7 +188,7 @@ class Localization:
         if self.elevation_sign is None and not math.isnan(elevation):
             shown = f"+-{elevation:.0f}"
         far = "-" if math.isnan(distance) else f"{distance:.1f} m"
-        return f"{when:>15}  {azimuth:>+8.0f}  {shown:>9}  {far:>8}  {mean(self.confidence):>10.2f}"
+        return f"{when:>15}  {_whole(azimuth):>+8d}  {shown:>9}  {far:>8}  {mean(self.confidence):>10.2f}"
 
     def summary(self) -> str:
         """One line: the overall direction, or that there is none."""
