@@ -68,6 +68,7 @@ class CropStream(abc.ABC):
     training room. max_mics: microphones that batches are padded to. max_bad_records: examples or
     room responses that may be bad, and are replaced, before the stream stops with DataBudgetError.
     threads: threads that work for the stream; None for one per processor, at most 16.
+    cache_dir: where big folders of speech and noise are kept decoded.
     """
 
     speech: SpeechSource | Spec = "embedded"
@@ -79,6 +80,7 @@ class CropStream(abc.ABC):
     max_mics: int = 8
     max_bad_records: int = 100
     threads: int | None = None
+    cache_dir: str | None = None
     _bad: BadRecords = field(init=False, repr=False, compare=False)
     _parts: list[_Parts] = field(init=False, repr=False, compare=False, default_factory=list)
     _lock: threading.Lock = field(
@@ -229,14 +231,14 @@ class CropStream(abc.ABC):
             if not self._parts:
                 scene, groups = self._open_groups(self._bad)
                 speech = (
-                    speech_source(self.speech, self.split)
+                    speech_source(self.speech, self.split, self.cache_dir)
                     if _is_spec(self.speech)
                     else cast(SpeechSource, self.speech)
                 )
                 noise: NoiseSource | None = None
                 if scene.distractor:
                     noise = (
-                        noise_source(self.noise, self.split)
+                        noise_source(self.noise, self.split, self.cache_dir)
                         if _is_spec(self.noise)
                         else cast(NoiseSource, self.noise)
                     )

@@ -278,7 +278,7 @@ def test_bank_without_distractors_or_with_one_device(tmp_path):
 
 
 def test_scenes_that_fail_are_replaced_and_named_in_the_manifest(tmp_path):
-    faulty = streams.FaultySimulator(limit=3.8)
+    faulty = streams.FaultySimulator(0.2)
     manifest = generate_bank(small_config(simulator=faulty), tmp_path, progress=quiet)
     replaced = [key for shard in manifest.shards.values() for key in shard.replaced]
     assert replaced and all(key.startswith("group") for key in replaced)
