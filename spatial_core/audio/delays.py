@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 from spatial_core.errors import InputError
 
 FRAME_SECONDS = 0.256
-OVERSAMPLING = 4
+LAG_RATE = 64_000  # lags are sampled at least this finely, Hz
 MAX_SEGMENTS = 24
+MIN_SEGMENTS = 6
+MAX_CORRELATIONS = 3000  # segments x pairs: many channels are compared in fewer segments
 FRAMES_PER_SEGMENT = 8
 BAND_HZ = (150.0, 5000.0)
 ACTIVE_RANGE_DB = 25.0  # frames this far below the loudest are not used
@@ -59,13 +61,15 @@ def pair_correlations(
     starts = _active_starts(samples, size)
     if not len(starts):
         return None
-    groups = _segments(starts)
     floor = _quiet_power(samples, size)
     channels = len(samples)
     pairs = np.array([(i, j) for i in range(channels) for j in range(i + 1, channels)])
-    length = 2 * size * OVERSAMPLING
-    near_half = int(np.ceil(max_lag * rate * OVERSAMPLING)) + 1
-    far_half = int(0.94 * size) * OVERSAMPLING
+    affordable = max(MIN_SEGMENTS, MAX_CORRELATIONS // len(pairs))
+    groups = _segments(starts, min(MAX_SEGMENTS, affordable))
+    oversampling = max(1, round(LAG_RATE / rate))
+    length = 2 * size * oversampling
+    near_half = int(np.ceil(max_lag * rate * oversampling)) + 1
+    far_half = int(0.94 * size) * oversampling
     near = np.empty((len(groups), len(pairs), 2 * near_half + 1), np.float32)
     far_lag, far_peak, noise = (np.empty((len(groups), len(pairs))) for _ in range(3))
     for s, group in enumerate(groups):
@@ -77,12 +81,12 @@ def pair_correlations(
             near[s, p] = np.take(correlation, np.arange(-near_half, near_half + 1), mode="wrap")
             wide = np.take(correlation, np.arange(-far_half, far_half + 1), mode="wrap")
             best = int(np.argmax(np.abs(wide)))
-            far_lag[s, p] = (best - far_half) / (rate * OVERSAMPLING)
+            far_lag[s, p] = (best - far_half) / (rate * oversampling)
             far_peak[s, p] = np.abs(wide[best])
             middle = np.take(correlation, np.arange(-far_half // 4, far_half // 4 + 1), mode="wrap")
             noise[s, p] = np.sqrt(np.mean(np.square(middle)))
     times = np.array([(group.mean() + size / 2) / rate for group in groups])
-    lags = np.arange(-near_half, near_half + 1) / (rate * OVERSAMPLING)
+    lags = np.arange(-near_half, near_half + 1) / (rate * oversampling)
     return Correlations(pairs, times, lags, near, far_lag, far_peak, noise)
 
 
@@ -95,11 +99,11 @@ def _active_starts(samples: NDArray[np.floating], size: int) -> NDArray[np.intp]
     return starts[energy > energy.max() * 10 ** (-ACTIVE_RANGE_DB / 10)]
 
 
-def _segments(starts: NDArray[np.intp]) -> list[NDArray[np.intp]]:
-    """Consecutive frames in groups of about a second, at most MAX_SEGMENTS spread evenly."""
+def _segments(starts: NDArray[np.intp], limit: int) -> list[NDArray[np.intp]]:
+    """Consecutive frames in groups of about a second, at most `limit` spread evenly."""
     count = max(1, len(starts) // FRAMES_PER_SEGMENT)
     groups = np.array_split(starts, count)
-    keep = np.unique(np.linspace(0, count - 1, min(count, MAX_SEGMENTS)).round().astype(int))
+    keep = np.unique(np.linspace(0, count - 1, min(count, limit)).round().astype(int))
     return [groups[k] for k in keep]
 
 
