@@ -134,6 +134,7 @@ def add_recording(
         scene.array_positions,
         scene.source,
         rays,
+        zero=scene.to_room_azimuth(0.0),
         title="The room, the talker and the estimates",
     )
     report.figure(picture, "The room from above and from the side; in the room's frame.", folder)

@@ -40,6 +40,7 @@ _OVERALL = (
     "elevation_mae",
     "distance_mae",
     "speech_accuracy",
+    "no_speech_recall",
 )
 # What is shown for each way of grouping; columns without any value are left out.
 _SHOWN: dict[str, tuple[str, ...]] = {
@@ -205,9 +206,11 @@ class EvalReport:
         rows = []
         for index, label in enumerate(grouping.labels):
             scores = [self.results[name].groups[grouping.key][index][key] for name in names]
+            published = PAPER_BY_MICROPHONES.get(label, {}).get(key) if paper else None
+            if published is None and not any(score.count for score in scores):
+                continue
             cells = [_show(score, _METRIC[key].unit) for score in scores]
             if paper:
-                published = PAPER_BY_MICROPHONES.get(label, {}).get(key)
                 cells.append("–" if published is None else f"{published:g}{_METRIC[key].unit}")
             rows.append([label, str(max(score.count for score in scores)), *cells])
         return table(header, rows)

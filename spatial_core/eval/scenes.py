@@ -96,7 +96,8 @@ def draw_pictures(picture: ScenePicture, directory: Path) -> dict[str, Path]:
                 for name, (azimuth, elevation, distance) in picture.estimates.items()
             },
             distractor=scene.distractor_source if scene.distractor else None,
-            title=f"{title} (room's frame)",
+            zero=scene.to_room_azimuth(0.0),
+            title=title,
         )
     }
     for name, posterior in picture.posteriors.items():

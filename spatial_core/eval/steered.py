@@ -168,7 +168,7 @@ class SteeredResponse:
     """
 
     directions: int = 2562
-    nfft: int = 512
+    nfft: int = 1024
     band: tuple[float, float] = (300.0, 7000.0)
 
     def predict(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -26,6 +26,7 @@ def draw_room(
     estimates: Mapping[str, tuple[float, float, float]],
     *,
     distractor: np.ndarray | None = None,
+    zero: float = 0.0,
     title: str = "Room",
 ) -> Path:
     """Draws a room with the array, the true source and one ray per estimate.
@@ -38,6 +39,8 @@ def draw_room(
         estimates: name -> (azimuth deg, elevation deg, distance m); a ray ends in a dot at the
             estimated distance, or runs to the wall where the distance is nan.
         distractor: [3] position of a second, unwanted source.
+        zero: azimuth in the room, degrees, at which the array's own 0 degrees lies. All other
+            angles here are the room's.
         title: figure title.
     """
     size = np.asarray(dimensions, float)
@@ -63,7 +66,7 @@ def draw_room(
         side = fig.add_subplot(layout[1, 0], sharex=plan)
         _draw_view(side, (0, 2), size, centre, source, distractor, rays)
         side.set_title("from the side", fontweight="normal")
-        _draw_array(fig.add_subplot(layout[:, 1]), mics, centre, source, rays)
+        _draw_array(fig.add_subplot(layout[:, 1]), mics, centre, source, rays, zero)
         handles, labels = plan.get_legend_handles_labels()
         fig.legend(handles, labels, loc="outside lower left", ncols=3)
         fig.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
@@ -134,6 +137,7 @@ def _draw_array(
     centre: np.ndarray,
     source: np.ndarray | None,
     rays: Mapping[str, tuple[np.ndarray, bool]],
+    zero: float,
 ) -> None:
     """The array itself, in centimetres about its centroid, with channel numbers from 1."""
     local = (mics - centre) * 100
@@ -144,13 +148,17 @@ def _draw_array(
         _draw_arrow(axis, end - centre, reach, _RAY_COLORS[index % len(_RAY_COLORS)], "-")
     if source is not None:
         _draw_arrow(axis, np.asarray(source, float) - centre, reach, INK, (0, (4, 3)))
+    forward = np.array([np.cos(np.deg2rad(zero)), np.sin(np.deg2rad(zero))])
+    axis.plot(*np.outer(forward, [0.94 * reach, 1.06 * reach]), color=INK, linewidth=1.2)
+    x, y = 1.16 * reach * forward
+    axis.text(x, y, "0°", ha="center", va="center", fontsize=8)
     axis.scatter(local[:, 0], local[:, 1], s=70, color="white", edgecolor=INK, zorder=4)
     for channel, (x, y, _) in enumerate(local):
         axis.text(x, y, str(channel + 1), ha="center", va="center", fontsize=6.5, zorder=5)
     axis.set_aspect("equal")
-    axis.set_xlim(-1.08 * reach, 1.08 * reach)
-    axis.set_ylim(-1.08 * reach, 1.08 * reach)
-    axis.set_xlabel("x (cm), 0° points right")
+    axis.set_xlim(-1.25 * reach, 1.25 * reach)
+    axis.set_ylim(-1.25 * reach, 1.25 * reach)
+    axis.set_xlabel("x (cm)")
     axis.set_ylabel("y (cm)")
     axis.set_title("array from above, by channel", fontweight="normal")
 

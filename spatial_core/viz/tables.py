@@ -208,5 +208,6 @@ def _draw_reliability_line(
         color=color,
         marker=MARKERS[index % len(MARKERS)],
         label=name,
+        clip_on=False,
         zorder=3,
     )
