@@ -18,6 +18,7 @@ from phasecoder.task import PhaseCoderTask
 from phasecoder.trained import load_run
 from spatial_core.data.pipeline import CropStream
 from spatial_core.errors import InputError
+from spatial_core.eval.baselines import Localizer
 from spatial_core.eval.calibration import reliability
 from spatial_core.eval.loop import evaluate
 from spatial_core.eval.steered import SteeredResponse
@@ -98,7 +99,11 @@ class ReleaseConfig:
                 f"ReleaseConfig.calibration draws from {self.calibration.split!r}: use 'validation'"
             )
         encoder = load_run(self.run)
-        task, params = encoder.task, encoder.params
+        task, params = encoder.task, dict(encoder.params)
+        if not isinstance(task, PhaseCoderTask):
+            raise InputError(
+                f"{self.run} did not train a PhaseCoder task, but a {type(task).__name__}"
+            )
         info: dict[str, object] = {"checkpoint": encoder.name}
         if isinstance(task.model, PlusConfig):
             steps = -(-self.calibration_clips // self.calibration.batch_size)
@@ -111,7 +116,10 @@ class ReleaseConfig:
         released = Encoder(task, params, {"name": self.name})
         card = [about.read_text(encoding="utf-8").strip()]
         for title, stream in self.test.items():
-            localizers = {self.name: released, "steered response (SRP-PHAT)": SteeredResponse()}
+            localizers: dict[str, Localizer] = {
+                self.name: released,
+                "steered response (SRP-PHAT)": SteeredResponse(),
+            }
             report = evaluate(localizers, stream, self.test_clips, title=title, show_paper=True)
             report.save(Path(self.run) / "reports" / title.replace(" ", "_"), "pca")
             card.append(report.to_markdown().replace("\n## ", "\n### ").replace("# ", "## ", 1))
