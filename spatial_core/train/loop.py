@@ -70,7 +70,7 @@ class _Run:
         self.start = int(self.state["step"])
         self.metrics: dict[str, float] = {}
         self.validation_batches: list[dict[str, jax.Array]] | None = None
-        self.meter = Meter(config.data.batch_size, self.start, config.steps)
+        self.meter = Meter(config.data.batch_size, config.steps)
         self.skipped = int(self.state["skipped"])
         self.files: list[Any] = []
         if console:
@@ -145,7 +145,7 @@ class _Run:
         finite = bool(values.pop("finite"))
         if not finite:
             self._count_bad(step, values, batch)
-        self.meter.add(values, finite)
+        self.meter.add(step, values, finite)
         if self.console:
             self.console.advance(step)
         if step % self.config.log_every == 0 or step == self.config.steps:

@@ -13,18 +13,18 @@ from contextlib import contextmanager
 class Meter:
     """Collects step metrics; `record()` gives their means since the last record.
 
-    Non-finite steps are left out of the means. Rates are over wall time between records; the time
-    left follows the rate since the second record, as the first holds the compilation.
+    Non-finite steps are left out of the means. Rates and the time left are over wall time since the
+    first step was done, which holds the compilation; before a second step they are unknown.
     """
 
-    def __init__(self, batch_size: int, start: int, total: int) -> None:
+    def __init__(self, batch_size: int, total: int) -> None:
         self._batch_size = batch_size
         self._total = total
         self._sums: dict[str, float] = defaultdict(float)
         self._good = 0
         self._waited = 0.0
-        self._last = (start, time.monotonic())
-        self._anchor: tuple[int, float] | None = None
+        self._first: tuple[int, float] | None = None
+        self._last: tuple[int, float] | None = None
 
     @contextmanager
     def waiting_for_data(self) -> Iterator[None]:
@@ -34,7 +34,11 @@ class Meter:
         finally:
             self._waited += time.monotonic() - begin
 
-    def add(self, metrics: dict[str, float], finite: bool) -> None:
+    def add(self, step: int, metrics: dict[str, float], finite: bool) -> None:
+        """Takes in the metrics of a step, the step-th from 1."""
+        if self._first is None:
+            self._first = self._last = (step, time.monotonic())
+            self._waited = 0.0
         if finite:
             self._good += 1
             for name, value in metrics.items():
@@ -42,23 +46,20 @@ class Meter:
 
     def pause(self, seconds: float) -> None:
         """Takes time spent on something else (validation, saving) out of the rates."""
-        self._last = (self._last[0], self._last[1] + seconds)
-        if self._anchor:
-            self._anchor = (self._anchor[0], self._anchor[1] + seconds)
+        if self._first and self._last:
+            self._first = (self._first[0], self._first[1] + seconds)
+            self._last = (self._last[0], self._last[1] + seconds)
 
     def record(self, step: int) -> tuple[dict[str, float], float]:
         """(means and rates since the last record, seconds left at this pace) after `step` steps."""
         now = time.monotonic()
-        seconds = max(now - self._last[1], 1e-9)
         means = {name: value / self._good for name, value in self._sums.items()}
-        means["examples_per_second"] = (step - self._last[0]) * self._batch_size / seconds
-        means["data_wait"] = min(self._waited / seconds, 1.0)
         left = math.nan
-        if self._anchor and step > self._anchor[0]:
-            left = (self._total - step) * (now - self._anchor[1]) / (step - self._anchor[0])
-        else:
-            left = (self._total - step) * seconds / max(step - self._last[0], 1)
-        self._anchor = self._anchor or (step, now)
+        if self._first and self._last and step > self._last[0]:
+            seconds = max(now - self._last[1], 1e-9)
+            means["examples_per_second"] = (step - self._last[0]) * self._batch_size / seconds
+            means["data_wait"] = min(self._waited / seconds, 1.0)
+            left = (self._total - step) * (now - self._first[1]) / (step - self._first[0])
         self._last, self._waited, self._good = (step, now), 0.0, 0
         self._sums.clear()
         return means, left

@@ -59,6 +59,7 @@ def metrics(workdir: Path) -> list[dict]:
 def main() -> None:
     from spatial_core.train.checkpoint import tree_digest
     from spatial_core.train.config import TrainConfig
+    from spatial_core.train.distributed import initialize
     from spatial_core.train.loop import train
     from spatial_core.train.optim import OptimizerConfig
     from spatial_core.train.partition import MeshConfig
@@ -81,7 +82,11 @@ def main() -> None:
     parser.add_argument("--data", type=int, default=-1)
     parser.add_argument("--fsdp", type=int, default=1)
     parser.add_argument("--pause", type=float, default=0.0)
+    parser.add_argument("--coordinator")
+    parser.add_argument("--processes", type=int)
+    parser.add_argument("--process", type=int)
     options = parser.parse_args()
+    initialize(options.coordinator, options.processes, options.process)
     config = TrainConfig(
         task=ToyTask(),
         data=SlowStream(pause=options.pause),
@@ -99,7 +104,11 @@ def main() -> None:
         name: str(tuple(leaf.sharding.spec))
         for name, leaf in result.state["params"]["hidden"].items()
     }
-    report = {"digest": tree_digest(result.state), "step": result.step, "shards": shards}
+    report = {
+        "digest": None if options.processes else tree_digest(result.state),
+        "step": result.step,
+        "shards": shards,
+    }
     print(json.dumps({**report, "stopped_by": result.stopped_by}))
 
 
