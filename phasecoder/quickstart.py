@@ -59,7 +59,7 @@ def run_quickstart(config: QuickstartConfig, folder: str | Path) -> QuickstartRe
     clock = _Clock()
     report = Report("PhaseCoder quickstart")
     with clock.stage("scenes", "draw simulated rooms and look at them"):
-        inspect_scenes(config.test.scene, folder / "scenes", config.scenes, config.seed)
+        inspect_scenes(config.test.scene, folder / "scenes", config.scenes, config.seed, clips=2)
         quickstart_pages.add_scenes(report, config.test.scene, folder)
     with clock.stage("training", f"train on {config.clips:,} simulated clips"):
         trained = train(config.train, folder / "train")
