@@ -45,6 +45,7 @@ class Contest:
         self.config = SceneConfig(
             min_mics=MICS, max_mics=MICS, distractor=False, speech_dropout=0.0
         )
+        self.noisy = SceneConfig(min_mics=MICS, max_mics=MICS)
         self.rng = rng
         self.specs = [sample_scene(rng, self.config) for _ in range(rooms)]
         self.fast = FastSimulator(threads=1)
@@ -76,6 +77,15 @@ class Contest:
 
     def sampling_too(self, spec: SceneSpec) -> None:
         self.four_examples(sample_scene(self.rng, self.config))
+
+    def with_distractor(self, spec: SceneSpec) -> None:
+        scene = sample_scene(self.rng, self.noisy)
+        specs = [vary_scene(self.rng, scene, self.noisy) for _ in range(CROPS)]
+        rirs, noise_rirs = simulate_scenes(self.fast, [scene], MICS)
+        index = np.zeros(CROPS, int)
+        synthesize_batch(
+            specs, rirs, self.dry, self.dry, noise_rirs=noise_rirs, rir_index=index, threads=1
+        )
 
     def pyroom_example(self, spec: SceneSpec) -> np.ndarray:
         """What an unhurried generator does: convolve the utterance, cut out the window."""
@@ -121,6 +131,11 @@ def main() -> None:
         ("example: ours, 1 per room", contest.one_example, 1),
         ("example: ours, 4 per room", contest.four_examples, CROPS),
         ("example: ours, 4 per room, drawing the scene included", contest.sampling_too, CROPS),
+        (
+            "example: ours, the same with a distractor from RIRs of its own",
+            contest.with_distractor,
+            CROPS,
+        ),
     ]
     for _, work, _ in rows:
         work(contest.specs[0])

@@ -42,16 +42,16 @@ _QUANTITIES = (
     ("volume", "m³", 0),
 )
 _TITLES = {
-    "rt60": "Reverberation time (T20, measured)",
-    "distance": "Distance of the talker",
+    "rt60": "Reverberation (T20)",
+    "distance": "Talker's distance",
     "azimuth": "Azimuth",
     "elevation": "Elevation",
-    "drr": "Direct-to-reverberant ratio",
+    "drr": "Direct to reverberant",
     "snr": "Speech to distractor",
     "sensor_noise": "Speech to sensor noise",
-    "level": "Level of the clip (RMS)",
+    "level": "Level (RMS)",
     "num_mics": "Microphones",
-    "aperture": "Largest microphone distance",
+    "aperture": "Array aperture",
     "volume": "Room volume",
 }
 
@@ -246,7 +246,7 @@ def plot_distributions(statistics: SceneStatistics, path: Path) -> None:
     present = [q for q in _QUANTITIES if len(statistics.values[q[0]])]
     columns = 4
     rows = math.ceil(len(present) / columns)
-    with figure(path, 11.5, 2.3 * rows + 0.5) as fig:
+    with figure(path, 12.0, 2.3 * rows + 0.5) as fig:
         axes = np.atleast_2d(fig.subplots(rows, columns)).ravel()
         for axis in axes[len(present) :]:
             axis.set_visible(False)
@@ -257,7 +257,7 @@ def plot_distributions(statistics: SceneStatistics, path: Path) -> None:
             axis.set_yticks([])
             axis.spines["left"].set_visible(False)
             if unit:
-                axis.set_xlabel(unit)
+                axis.set_xlabel("degrees" if unit == "°" else unit)
             if name in ("azimuth", "elevation"):
                 limit = 180 if name == "azimuth" else 90
                 axis.set_xlim(-limit, limit)
@@ -265,15 +265,14 @@ def plot_distributions(statistics: SceneStatistics, path: Path) -> None:
             mean = float(values.mean())
             axis.axvline(mean, color=PALETTE[1], linewidth=1.4)
             axis.text(
-                0.98,
-                0.97,
+                1.0,
+                1.04,
                 f"mean {mean:.{digits}f}",
                 transform=axis.transAxes,
                 ha="right",
-                va="top",
+                va="bottom",
                 color=PALETTE[1],
                 fontsize=8.5,
-                bbox={"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 1.0},
             )
         fig.suptitle(
             f"{statistics.count:,} simulated scenes: speech in "

@@ -8,6 +8,7 @@ import pytest
 from scipy.signal import butter, sosfiltfilt
 
 from spatial_core.errors import InputError
+from spatial_core.sim import kernels
 from spatial_core.sim.fast import FastSimulator
 from spatial_core.sim.kernels import FILTER_PHASES, band_filters
 from spatial_core.sim.rir import PyroomSimulator, images_reference
@@ -159,6 +160,15 @@ def test_two_threads_at_once_get_the_same_answer() -> None:
         results = list(pool.map(lambda _: simulator.simulate_batch(*arguments, range(8)), range(8)))
     for result in results:
         np.testing.assert_array_equal(result, expected)
+
+
+def test_kernels_compile_where_no_cache_can_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    from numba.core import caching
+
+    cache = getattr(caching, "CacheImpl", None) or caching._CacheImpl  # the older name
+    monkeypatch.setattr(cache, "_locator_classes", [])
+    double = kernels.compiled(fastmath=True)(lambda x: 2 * x)
+    assert double(4) == 8
 
 
 def test_impossible_positions_are_refused() -> None:
