@@ -50,9 +50,8 @@ class Predictor(Protocol):
 class Encoder:
     """A trained model with NumPy in and out.
 
-    Clips are grouped by microphone count, padded to a few fixed shapes with the padding masked,
-    and run through one compiled function per shape; a clip's answer depends on neither the
-    grouping nor the padding.
+    Batches are padded to a few fixed shapes with the padding masked, so that few programs are
+    compiled; a clip's answer depends neither on the padding nor on what else is in the batch.
     """
 
     def __init__(
@@ -94,23 +93,18 @@ class Encoder:
         Raises InputError for wrong shapes, a clip with fewer than 2 microphones or more than 16.
         """
         audio, positions, mask = _check_batch(batch)
-        counts = mask.sum(axis=1)
-        answers: Batch = {}
-        for bucket in CHANNEL_BUCKETS:
-            smaller = max((size for size in CHANNEL_BUCKETS if size < bucket), default=1)
-            rows = np.flatnonzero((counts > smaller) & (counts <= bucket))
-            for chunk, size in _chunks(rows):
-                padded = _compact(audio[chunk], positions[chunk], mask[chunk], bucket, size)
-                result = self._predict(self._params, padded)
-                for key, value in result.items():
-                    value = np.asarray(value)
-                    if key not in answers:
-                        answers[key] = np.zeros((len(audio), *value.shape[1:]), value.dtype)
-                    answers[key][chunk] = value[: len(chunk)]
+        most = int(mask.sum(axis=1).max(initial=2))
+        mics = min(size for size in CHANNEL_BUCKETS if size >= most)
+        answers: dict[str, list[NDArray[Any]]] = {}
+        for chunk, clips in _chunks(len(audio)):
+            padded = _compact(audio[chunk], positions[chunk], mask[chunk], mics, clips)
+            for key, value in self._predict(self._params, padded).items():
+                answers.setdefault(key, []).append(np.asarray(value)[: chunk.stop - chunk.start])
+        joined = {key: np.concatenate(parts) for key, parts in answers.items()}
         grid = getattr(self.task, "azimuth_grid", None)
-        if grid is not None and "azimuth_probs" in answers:
-            answers["azimuth_grid"] = np.asarray(grid, np.float32)
-        return answers
+        if grid is not None and "azimuth_probs" in joined:
+            joined["azimuth_grid"] = np.asarray(grid, np.float32)
+        return joined
 
     def tokens(
         self, audio: NDArray[np.floating[Any]], array: MicArray, hop: int = HOP
@@ -289,16 +283,14 @@ def _check_batch(
     return audio, positions, mask
 
 
-def _chunks(rows: NDArray[np.intp]) -> Iterator[tuple[NDArray[np.intp], int]]:
-    """Rows in pieces of at most 64, each with the padded size it runs at.
+def _chunks(count: int) -> Iterator[tuple[slice, int]]:
+    """Clips in pieces of at most 64, each with the padded size it runs at.
 
     After a full piece the rest runs at 64 as well: padding is cheaper than a compilation.
     """
-    if len(rows) > MAX_CLIPS:
-        for first in range(0, len(rows), MAX_CLIPS):
-            yield rows[first : first + MAX_CLIPS], MAX_CLIPS
-    elif len(rows):
-        yield rows, 1 << (len(rows) - 1).bit_length()
+    size = MAX_CLIPS if count > MAX_CLIPS else 1 << max(count - 1, 0).bit_length()
+    for first in range(0, count, size):
+        yield slice(first, min(first + size, count)), size
 
 
 def _compact(
