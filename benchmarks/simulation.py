@@ -32,13 +32,13 @@ UTTERANCE = 12 * 16000
 CROPS = 4
 
 
-def grey(room: RoomSpec) -> RoomSpec:
+def one_absorption(room: RoomSpec) -> RoomSpec:
     """The room with each wall's mean absorption of 500 Hz to 2 kHz at all frequencies."""
     return RoomSpec(room.dimensions, tuple(room.absorption[:, 2:5].mean(axis=1).tolist()))
 
 
 class Contest:
-    """The same scenes and dry signals for every contestant; each method makes one room's worth."""
+    """The same scenes and dry signals for every contestant; each method works through all rooms."""
 
     def __init__(self, rooms: int, seed: int) -> None:
         rng = np.random.default_rng(seed)
@@ -52,57 +52,61 @@ class Contest:
         self.full = FastSimulator(threads=1, images="full")
         self.pyroom = PyroomSimulator(taps=self.fast.taps, max_order=17)
         samples = self.fast.taps - 1 + WINDOW
-        self.dry = rng.standard_normal((CROPS, samples)).astype(np.float32)
+        self.dry = rng.standard_normal((CROPS * rooms, samples)).astype(np.float32)
         self.utterance = rng.standard_normal(UTTERANCE).astype(np.float32)
 
-    def rirs(self, spec: SceneSpec) -> np.ndarray:
-        return simulate_scenes(self.fast, [spec], MICS)[0]
+    def rirs(self) -> np.ndarray:
+        return simulate_scenes(self.fast, self.specs, MICS)[0]
 
-    def rirs_full(self, spec: SceneSpec) -> np.ndarray:
-        return simulate_scenes(self.full, [spec], MICS)[0]
+    def rirs_full(self) -> None:
+        simulate_scenes(self.full, self.specs, MICS)
 
-    def rirs_pyroom(self, spec: SceneSpec) -> np.ndarray:
-        return self.pyroom.simulate(spec.room, spec.source, spec.true_positions, 0)
+    def _pyroom(self, one_band: bool, convolve: bool) -> None:
+        for spec in self.specs:
+            room = one_absorption(spec.room) if one_band else spec.room
+            rirs = self.pyroom.simulate(room, spec.source, spec.true_positions, 0)
+            if convolve:  # the whole utterance, of which a window is cut out
+                fftconvolve(self.utterance[None], rirs, axes=1)[:, 90_000 : 90_000 + WINDOW]
 
-    def rirs_pyroom_grey(self, spec: SceneSpec) -> np.ndarray:
-        return self.pyroom.simulate(grey(spec.room), spec.source, spec.true_positions, 0)
+    def rirs_pyroom(self) -> None:
+        self._pyroom(one_band=False, convolve=False)
 
-    def one_example(self, spec: SceneSpec) -> None:
-        synthesize_batch([spec], self.rirs(spec), self.dry[:1], threads=1)
+    def rirs_pyroom_one_band(self) -> None:
+        self._pyroom(one_band=True, convolve=False)
 
-    def four_examples(self, spec: SceneSpec) -> None:
-        specs = [vary_scene(self.rng, spec, self.config) for _ in range(CROPS)]
-        index = np.zeros(CROPS, int)
-        synthesize_batch(specs, self.rirs(spec), self.dry, rir_index=index, threads=1)
+    def pyroom_example(self) -> None:
+        self._pyroom(one_band=False, convolve=True)
 
-    def sampling_too(self, spec: SceneSpec) -> None:
-        self.four_examples(sample_scene(self.rng, self.config))
+    def pyroom_one_band_example(self) -> None:
+        self._pyroom(one_band=True, convolve=True)
 
-    def with_distractor(self, spec: SceneSpec) -> None:
-        scene = sample_scene(self.rng, self.noisy)
-        specs = [vary_scene(self.rng, scene, self.noisy) for _ in range(CROPS)]
-        rirs, noise_rirs = simulate_scenes(self.fast, [scene], MICS)
-        index = np.zeros(CROPS, int)
+    def one_example(self) -> None:
+        synthesize_batch(self.specs, self.rirs(), self.dry[: len(self.specs)], threads=1)
+
+    def four_examples(self) -> None:
+        self._four(self.specs, self.config)
+
+    def sampling_too(self) -> None:
+        self._four([sample_scene(self.rng, self.config) for _ in self.specs], self.config)
+
+    def with_distractor(self) -> None:
+        self._four([sample_scene(self.rng, self.noisy) for _ in self.specs], self.noisy)
+
+    def _four(self, scenes: list[SceneSpec], config: SceneConfig) -> None:
+        rirs, noise_rirs = simulate_scenes(self.fast, scenes, MICS)
+        index = np.repeat(np.arange(len(scenes)), CROPS)
+        specs = [vary_scene(self.rng, scenes[r], config) for r in index]
+        noise = None if noise_rirs is None else self.dry
         synthesize_batch(
-            specs, rirs, self.dry, self.dry, noise_rirs=noise_rirs, rir_index=index, threads=1
+            specs, rirs, self.dry, noise, noise_rirs=noise_rirs, rir_index=index, threads=1
         )
 
-    def pyroom_example(self, spec: SceneSpec) -> np.ndarray:
-        """What an unhurried generator does: convolve the utterance, cut out the window."""
-        rirs = self.rirs_pyroom_grey(spec)
-        return fftconvolve(self.utterance[None], rirs, axes=1)[:, 90_000 : 90_000 + WINDOW]
 
-    def pyroom_bands_example(self, spec: SceneSpec) -> np.ndarray:
-        rirs = self.rirs_pyroom(spec)
-        return fftconvolve(self.utterance[None], rirs, axes=1)[:, 90_000 : 90_000 + WINDOW]
-
-
-def milliseconds(work: Callable[[SceneSpec], object], specs: list[SceneSpec]) -> float:
-    """CPU time per room of one pass over all rooms."""
+def milliseconds(work: Callable[[], object], rooms: int) -> float:
+    """CPU time per room of one call."""
     start = time.process_time()
-    for spec in specs:
-        work(spec)
-    return 1e3 * (time.process_time() - start) / len(specs)
+    work()
+    return 1e3 * (time.process_time() - start) / rooms
 
 
 def main() -> None:
@@ -117,17 +121,17 @@ def main() -> None:
 
     pra.constants.set("num_threads", 1)
     contest = Contest(options.rooms, options.seed)
-    rows: list[tuple[str, Callable[[SceneSpec], object], int]] = [
+    rows: list[tuple[str, Callable[[], object], int]] = [
         ("RIR set: pyroomacoustics, octave bands", contest.rirs_pyroom, 1),
-        ("RIR set: pyroomacoustics, one band", contest.rirs_pyroom_grey, 1),
+        ("RIR set: pyroomacoustics, one band", contest.rirs_pyroom_one_band, 1),
         ("RIR set: ours, every image", contest.rirs_full, 1),
         ("RIR set: ours", contest.rirs, 1),
         (
             "example: pyroomacoustics, octave bands, whole utterance",
-            contest.pyroom_bands_example,
+            contest.pyroom_example,
             1,
         ),
-        ("example: pyroomacoustics, one band, whole utterance", contest.pyroom_example, 1),
+        ("example: pyroomacoustics, one band, whole utterance", contest.pyroom_one_band_example, 1),
         ("example: ours, 1 per room", contest.one_example, 1),
         ("example: ours, 4 per room", contest.four_examples, CROPS),
         ("example: ours, 4 per room, drawing the scene included", contest.sampling_too, CROPS),
@@ -138,9 +142,9 @@ def main() -> None:
         ),
     ]
     for _, work, _ in rows:
-        work(contest.specs[0])
+        work()
     times = [
-        [milliseconds(work, contest.specs) / per for _, work, per in rows]
+        [milliseconds(work, options.rooms) / per for _, work, per in rows]
         for _ in range(options.rounds)
     ]
     medians = [statistics.median(column) for column in zip(*times)]
