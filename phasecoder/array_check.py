@@ -302,7 +302,11 @@ def _check_order(
     )
     findings += _limits_of_order(inner, channels)
     findings.append(_direction_finding(inner, given))
-    return findings, given.direction, suspects
+    azimuth, elevation = given.direction
+    if inner.shape == "planar" and abs(inner.axes[2][2]) > 0.98:
+        # A level array hears no sign; above is the likelier of the two.
+        elevation = abs(elevation)
+    return findings, (azimuth, elevation), suspects
 
 
 def _change_findings(

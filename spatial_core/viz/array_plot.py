@@ -15,6 +15,7 @@ from matplotlib.patches import Circle, FancyArrowPatch
 from numpy.typing import NDArray
 
 from spatial_core.geometry.arrays import MicArray
+from spatial_core.geometry.coords import to_cartesian
 
 INK, ACCENT, DIRECTION, FAINT = "#1f2933", "#0b6e99", "#c2410c", "#cbd2d9"
 MARK = "#b91c1c"
@@ -29,7 +30,8 @@ def draw_array(
 ) -> None:
     """Write a PNG, SVG or PDF (by suffix) of the array seen from above and from the side.
 
-    Positions are about the centroid. source: azimuth and elevation (degrees) of a sound to show.
+    Positions are about the centroid. source: azimuth and elevation (degrees) of a sound to show,
+    with its mirror image if the array is flat and cannot tell them apart.
     marked: zero-based channels to circle, such as those found faulty.
     """
     figure = Figure(figsize=(10.5, 5.6), dpi=130, facecolor="white")
@@ -41,10 +43,15 @@ def draw_array(
     _draw_azimuths(top, span)
     _draw_elevations(side, span)
     if source is not None:
-        azimuth, elevation = np.radians(source)
-        flat = np.cos(elevation)
-        _draw_source(top, span, flat * np.cos(azimuth), flat * np.sin(azimuth), source)
-        _draw_source(side, span, flat * np.cos(azimuth), np.sin(elevation), source)
+        direction = to_cartesian(*source)
+        if array.shape == "planar":
+            normal = array.axes[2]
+            mirrored = direction - 2 * (direction @ normal) * normal
+            _draw_source(top, span, mirrored[[0, 1]], "")
+            _draw_source(side, span, mirrored[[0, 2]], "or its mirror image")
+        label = f"sound at {source[0]:.0f}°,\nelevation {source[1]:.0f}°"
+        _draw_source(top, span, direction[[0, 1]], label)
+        _draw_source(side, span, direction[[0, 2]], label)
     top.set_title("from above", fontsize=11, color=INK, pad=10)
     side.set_title("from the side (seen from -y)", fontsize=11, color=INK, pad=10)
     figure.suptitle(
@@ -199,18 +206,20 @@ def _draw_turn(axes: Axes, radius: float, label: str) -> None:
     )
 
 
-def _draw_source(axes: Axes, span: float, x: float, y: float, source: tuple[float, float]) -> None:
-    """A mark in the direction of a sound, with its azimuth and elevation."""
-    radius = 1.5 * span
-    axes.plot([0, radius * x], [0, radius * y], color=MARK, lw=1.2, ls=(0, (4, 3)), zorder=2)
-    axes.plot(radius * x, radius * y, "o", color=MARK, markersize=9, zorder=6)
-    axes.text(
-        radius * x,
-        radius * y + (0.24 if y >= 0 else -0.24) * span,
-        f"sound at {source[0]:.0f}°,\nelevation {source[1]:.0f}°",
-        bbox={"fc": "white", "ec": "none", "alpha": 0.85, "pad": 1.5},
-        **_text(MARK, 9, 6),
-    )
+def _draw_source(axes: Axes, span: float, towards: NDArray[np.float64], label: str) -> None:
+    """A mark in the direction [2] of a sound; hollow for the mirror image of one."""
+    x, y = 1.5 * span * towards
+    hollow = not label.startswith("sound")
+    axes.plot([0, x], [0, y], color=MARK, lw=1.2, ls=(0, (4, 3)), zorder=2)
+    axes.plot(x, y, "o", color=MARK, mfc="white" if hollow else MARK, markersize=9, zorder=6)
+    if label:
+        axes.text(
+            x,
+            y + (0.24 if y >= 0 else -0.24) * span,
+            label,
+            bbox={"fc": "white", "ec": "none", "alpha": 0.85, "pad": 1.5},
+            **_text(MARK, 9, 6),
+        )
 
 
 def _draw_scale_bar(axes: Axes, span: float) -> None:
