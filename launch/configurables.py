@@ -16,6 +16,7 @@ CONFIGURABLES: dict[str, tuple[str, ...]] = {
     "spatial_core.geometry.arrays": ("load_array",),
     "spatial_core.sim.rooms": ("RoomConfig",),
     "spatial_core.sim.scene": ("SceneConfig",),
+    "spatial_core.sim.inspect": ("inspect_scenes",),
     "spatial_core.data.pipeline": ("SceneStream",),
     "spatial_core.data.bank": ("BankConfig", "BankStream"),
     "spatial_core.data.sources": ("SourceSpec",),

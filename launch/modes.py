@@ -46,7 +46,8 @@ def _evaluate(workdir: Path) -> int:
 
 def _inspect(workdir: Path) -> int:
     data = gin_setup.build("TrainConfig").data
-    gin_setup.build("inspect_scenes", config=data.scene, out_dir=workdir)
+    sources = {"speech": data.speech, "noise": data.noise}
+    gin_setup.build("inspect_scenes", config=data.scene, out_dir=workdir, **sources)
     _say(f"pictures and clips in {workdir}")
     return 0
 
