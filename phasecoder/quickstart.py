@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -38,6 +39,7 @@ FRESH, SHIPPED, SRP = "this run", "shipped", "SRP-PHAT"
 # Seconds that the stages take on two CPU cores: only their proportions matter, for the time left.
 _STAGES = {"scenes": 20.0, "training": 240.0, "evaluation": 60.0, "recording": 30.0, "report": 5.0}
 _REHEARSAL_SNR_DB = 30.0
+_REHEARSAL_DISTANCE = 3.0  # metres at most: a talker in the same part of the room
 
 
 @dataclass(frozen=True)
@@ -143,8 +145,13 @@ def _rehearse(config: QuickstartConfig) -> Rehearsal:
     """A talker in a held-out room, heard by a held-out array, speaking with held-out voices."""
     rng = np.random.default_rng(config.seed)
     snr = (_REHEARSAL_SNR_DB, _REHEARSAL_SNR_DB)
+    farthest = min(config.test.scene.max_source_distance or math.inf, _REHEARSAL_DISTANCE)
     scene = dataclasses.replace(
-        config.test.scene, speech_dropout=0.0, distractor=False, sensor_noise_db=snr
+        config.test.scene,
+        speech_dropout=0.0,
+        distractor=False,
+        sensor_noise_db=snr,
+        max_source_distance=farthest,
     )
     given = config.test.speech
     speech = cast(SpeechSource, given) if hasattr(given, "crop") else speech_source(given, "test")

@@ -50,7 +50,7 @@ def add_scenes(report: Report, scene: SceneConfig, folder: Path) -> None:
         "Every label is about the array's centre, in the array's own frame."
     )
     for path in sorted((folder / "scenes").rglob("*.png")):
-        report.figure(path, f"Distributions of {path.stem.replace('_', ' ')}.", folder)
+        report.figure(path, "What scenes are drawn: distributions over many of them.", folder)
     clips = sorted((folder / "scenes").rglob("*.wav"))
     if clips:
         listed = ", ".join(path.relative_to(folder).as_posix() for path in clips)
@@ -60,7 +60,7 @@ def add_scenes(report: Report, scene: SceneConfig, folder: Path) -> None:
 def add_training(report: Report, folder: Path, clips: int) -> None:
     """The learning curve, from the run's metrics.jsonl."""
     report.heading("Training")
-    report.text(f"{clips:,} clips of 250 ms, each simulated once, on the fly.")
+    report.text(f"{clips:,} clips of 250 ms, simulated on the fly, each seen once.")
     lines = (folder / "train" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     records = [json.loads(line) for line in lines]
     points = [(r["step"], r["azimuth_mae"]) for r in records if "azimuth_mae" in r]
