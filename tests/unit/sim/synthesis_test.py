@@ -11,6 +11,7 @@ from scipy.signal import fftconvolve
 from spatial_core.audio.levels import measure_rt60
 from spatial_core.data.records import WINDOW, check_batch, find_bad_examples
 from spatial_core.errors import InputError
+from spatial_core.geometry.coords import to_cartesian
 from spatial_core.sim import kernels
 from spatial_core.sim.fast import FastSimulator
 from spatial_core.sim.rooms import RoomConfig, RoomSpec
@@ -81,6 +82,23 @@ def test_snr_is_exact_over_the_window() -> None:
         assert batch["snr_db"][i] == pytest.approx(spec.snr_db, abs=1e-5)
         rms = np.sqrt(np.mean(audio**2))
         assert 20 * np.log10(rms / TARGET_RMS) == pytest.approx(spec.gain_db, abs=1e-3)
+
+
+def test_delays_in_the_audio_point_where_the_labels_say() -> None:
+    room = RoomConfig(materials=("ceiling_fibre",), max_rt60=0.3, rt60_scale=np.inf)
+    example = Example(SceneConfig(distractor=False, room=room, **CLEAN), 6)
+    batch = example.batch()
+    for i, spec in enumerate(example.specs):
+        audio = batch["audio"][i, : spec.num_mics].astype(np.float64)
+        mics = batch["mic_positions"][i, : spec.num_mics].astype(np.float64)
+        label = (batch[name][i] for name in ("azimuth", "elevation", "distance"))
+        paths = np.linalg.norm(to_cartesian(*label) - mics, axis=1)
+        expected = (paths - paths[0]) / 343.0 * 16000
+        for m in range(1, spec.num_mics):
+            middle = audio[0, 100:-100]
+            lags = np.arange(-30, 31)
+            match = [audio[m, 100 + lag : 100 + lag + len(middle)] @ middle for lag in lags]
+            assert abs(lags[int(np.argmax(match))] - expected[m]) < 1.0
 
 
 def test_sensor_noise_has_its_level_and_is_white_and_independent() -> None:
