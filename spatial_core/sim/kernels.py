@@ -113,6 +113,15 @@ def _add_image(x, y, z, gains, mics, scale, filters, flat, taps):  # type: ignor
             )
 
 
+@compiled(fastmath=True, inline="always")
+def _energy(weights, amplitudes, n, squared_distance):  # type: ignore[no-untyped-def]
+    """Energy of an image in its strongest band: row n of amplitudes [.., 4] times weights [4]."""
+    strongest = np.float32(0)
+    for band in range(4):
+        strongest = max(strongest, weights[band] * amplitudes[n, band])
+    return strongest * strongest / squared_distance
+
+
 @compiled(fastmath=True)
 def add_images(sides, source, mics, reflections, reach, threshold, scale, seed, filters, out):  # type: ignore[no-untyped-def]
     """Sums the image sources of a shoebox into out [m, taps]; returns how many were used.
@@ -139,7 +148,7 @@ def add_images(sides, source, mics, reflections, reach, threshold, scale, seed, 
     squares = np.empty(zs.shape[0], np.float32)
     for n in range(zs.shape[0]):
         squares[n] = (zs[n] - centre[2]) ** 2
-    gains = np.empty(4, np.float32)
+    weights, gains = np.empty(4, np.float32), np.empty(4, np.float32)
     table, flat, taps = filters.ravel(), out.ravel(), np.uint64(out.shape[1])
     reach2 = reach * reach
     used = 0
@@ -151,8 +160,8 @@ def add_images(sides, source, mics, reflections, reach, threshold, scale, seed, 
             dxy2 = dx2 + (ys[j] - centre[1]) ** 2
             if dxy2 > reach2:
                 continue
-            w0, w1 = ax[i, 0] * ay[j, 0], ax[i, 1] * ay[j, 1]
-            w2, w3 = ax[i, 2] * ay[j, 2], ax[i, 3] * ay[j, 3]
+            for band in range(4):
+                weights[band] = ax[i, band] * ay[j, band]
             span = int(math.sqrt(reach2 - dxy2) / sides[2]) + 2
             for direction in range(2):  # up from the copy 0, then down from the copy -1
                 step = 1 - 2 * direction
@@ -162,10 +171,7 @@ def add_images(sides, source, mics, reflections, reach, threshold, scale, seed, 
                     r2 = dxy2 + squares[n]
                     if r2 > reach2:
                         break
-                    strongest = max(
-                        max(w0 * az[n, 0], w1 * az[n, 1]), max(w2 * az[n, 2], w3 * az[n, 3])
-                    )
-                    energy = strongest * strongest / r2
+                    energy = _energy(weights, az, n, r2)
                     boost = np.float32(1)
                     if energy < threshold:
                         bound = energy / threshold
@@ -180,17 +186,14 @@ def add_images(sides, source, mics, reflections, reach, threshold, scale, seed, 
                         r2 = dxy2 + squares[n]
                         if r2 > reach2:
                             break
-                        strongest = max(
-                            max(w0 * az[n, 0], w1 * az[n, 1]), max(w2 * az[n, 2], w3 * az[n, 3])
-                        )
-                        energy = strongest * strongest / r2
+                        energy = _energy(weights, az, n, r2)
                         if _random(state) * bound >= energy / threshold:
                             n += step
                             left -= 1
                             continue
                         boost = math.sqrt(threshold / energy)
-                    gains[0], gains[1] = boost * w0 * az[n, 0], boost * w1 * az[n, 1]
-                    gains[2], gains[3] = boost * w2 * az[n, 2], boost * w3 * az[n, 3]
+                    for band in range(4):
+                        gains[band] = boost * weights[band] * az[n, band]
                     _add_image(xs[i], ys[j], zs[n], gains, mics, scale, table, flat, taps)
                     used += 1
                     n += step
