@@ -22,6 +22,9 @@ from spatial_core.viz.style import (
     figure,
 )
 
+# Clips per column of the confusion below which shares would be noise.
+_FEW_PER_COLUMN = 12
+
 
 def draw_groups(
     path: str | os.PathLike[str],
@@ -68,6 +71,7 @@ def draw_groups(
                     linewidth=1.3,
                     elinewidth=0.9,
                     capsize=2,
+                    clip_on=False,
                     label=name,
                 )
             if metric in logarithmic:
@@ -101,7 +105,8 @@ def draw_confusion(
         truth: [n] true azimuths in degrees.
         estimates: localizer name -> [n] estimated azimuths in degrees.
         title: figure title.
-        step: width of a cell in degrees; each column (true azimuth) is normalised to 1.
+        step: width of a cell in degrees; each column (true azimuth) is normalised to 1. With too
+            few clips for that, every clip is a dot.
     """
     edges = np.arange(-180.0, 180.0 + step / 2, step)
     columns = 2 if len(estimates) == 4 else min(3, len(estimates))
@@ -110,13 +115,17 @@ def draw_confusion(
         axes = fig.subplots(rows, columns, squeeze=False)
         image = None
         for axis, (name, estimate) in zip(axes.flat, estimates.items()):
-            counts, _, _ = np.histogram2d(np.asarray(truth), np.asarray(estimate), [edges, edges])
-            share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-            # A logarithmic scale: the few far misses are what the eye should be able to find.
-            shown = np.ma.masked_less(share.T, 0.005)
-            image = axis.pcolormesh(
-                edges, edges, shown, cmap=DENSITY, norm=LogNorm(0.005, 1.0), rasterized=True
-            )
+            if len(truth) < _FEW_PER_COLUMN * (len(edges) - 1):
+                axis.scatter(truth, estimate, s=9, color=PALETTE[0], alpha=0.5, linewidth=0)
+            else:
+                counts, _, _ = np.histogram2d(truth, estimate, [edges, edges])
+                share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+                # A logarithmic scale: the eye should be able to find the few far misses.
+                shown = np.ma.masked_less(share.T, 0.005)
+                norm = LogNorm(0.005, 1.0)
+                image = axis.pcolormesh(
+                    edges, edges, shown, cmap=DENSITY, norm=norm, rasterized=True
+                )
             azimuth_ticks(axis, "x")
             azimuth_ticks(axis, "y")
             axis.set_aspect("equal")
