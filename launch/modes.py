@@ -45,9 +45,16 @@ def _evaluate(workdir: Path) -> int:
 
 
 def _inspect(workdir: Path) -> int:
+    from spatial_core.data.sources import noise_source, speech_source
+
     data = gin_setup.build("TrainConfig").data
-    sources = {"speech": data.speech, "noise": data.noise}
-    gin_setup.build("inspect_scenes", config=data.scene, out_dir=workdir, **sources)
+    gin_setup.build(
+        "inspect_scenes",
+        config=data.scene,
+        out_dir=workdir,
+        speech=speech_source(data.speech, data.split),
+        noise=noise_source(data.noise, data.split),
+    )
     _say(f"pictures and clips in {workdir}")
     return 0
 

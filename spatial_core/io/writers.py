@@ -34,6 +34,14 @@ class JsonlWriter:
         self._file.write(json.dumps(record, allow_nan=False) + "\n")
         self._file.flush()
 
+    def latest(self) -> dict[str, float]:
+        """The newest value of every metric in the file."""
+        values: dict[str, float] = {}
+        for line in self.path.read_text().splitlines():
+            values |= {name: float(value) for name, value in json.loads(line).items()}
+        values.pop("step", None)
+        return values
+
     def close(self) -> None:
         self._file.close()
 

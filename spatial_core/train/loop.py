@@ -18,7 +18,7 @@ from spatial_core.io.writers import ConsoleWriter, JsonlWriter, TensorBoardWrite
 from spatial_core.train import guards, partition, workdir
 from spatial_core.train.checkpoint import Checkpoints
 from spatial_core.train.config import TrainConfig
-from spatial_core.train.meter import Meter
+from spatial_core.train.meter import Meter, finite_mean
 from spatial_core.train.preempt import StopSignal
 from spatial_core.train.program import Program, compile_program
 from spatial_core.train.state import eval_params
@@ -47,9 +47,10 @@ def train(config: TrainConfig, directory: str | Path) -> TrainResult:
     of another experiment or data that does not fit; guards.NonFiniteError past the budget.
     """
     directory = Path(directory)
-    workdir.claim(directory, config)
-    program = compile_program(config)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(workdir.locked(directory))
+        workdir.claim(directory, config)
+        program = compile_program(config)
         console = ConsoleWriter(config.steps) if workdir.is_writer() else None
         run = _Run(config, directory, program, console)
         stack.callback(run.close)
@@ -74,7 +75,9 @@ class _Run:
         self.skipped = int(self.state["skipped"])
         self.files: list[Any] = []
         if console:
-            self.files.append(JsonlWriter(directory / "metrics.jsonl", self.start))
+            records = JsonlWriter(directory / "metrics.jsonl", self.start)
+            self.metrics = records.latest()
+            self.files.append(records)
             self.files.append(TensorBoardWriter(directory / "tensorboard", self.start))
 
     def say(self, text: str) -> None:
@@ -102,6 +105,8 @@ class _Run:
     def train(self, stop: StopSignal) -> TrainResult:
         config, step = self.config, self.start
         in_flight: tuple[int, Any, dict[str, np.ndarray]] | None = None
+        if step < config.steps:
+            self.say("compiling; the first step takes a while")
         with contextlib.closing(self._batches()) as batches:
             while step < config.steps and not stop.requested(step):
                 with self.meter.waiting_for_data():
@@ -199,7 +204,7 @@ class _Run:
         if self.config.validation is not None:
             reports = [self.program.evaluate(params, batch) for batch in self._validation_batches()]
             stacked = jax.device_get(reports)
-            values = {name: float(np.mean([r[name] for r in stacked])) for name in stacked[0]}
+            values = {name: finite_mean([float(r[name]) for r in stacked]) for name in stacked[0]}
         if self.config.evaluate is not None:
             values |= self.config.evaluate(self.config.task, params)
         named = {f"validation/{name}": value for name, value in values.items()}

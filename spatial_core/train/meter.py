@@ -6,22 +6,22 @@ from __future__ import annotations
 import math
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 
 class Meter:
     """Collects step metrics; `record()` gives their means since the last record.
 
-    Non-finite steps are left out of the means. Rates and the time left are over wall time since the
-    first step was done, which holds the compilation; before a second step they are unknown.
+    Non-finite steps and values (a metric that a batch has no example for) are left out of the means.
+    Rates and the time left are over wall time since the first step was done, which holds the
+    compilation; before a second step they are unknown.
     """
 
     def __init__(self, batch_size: int, total: int) -> None:
         self._batch_size = batch_size
         self._total = total
-        self._sums: dict[str, float] = defaultdict(float)
-        self._good = 0
+        self._values: dict[str, list[float]] = defaultdict(list)
         self._waited = 0.0
         self._first: tuple[int, float] | None = None
         self._last: tuple[int, float] | None = None
@@ -40,9 +40,8 @@ class Meter:
             self._first = self._last = (step, time.monotonic())
             self._waited = 0.0
         if finite:
-            self._good += 1
             for name, value in metrics.items():
-                self._sums[name] += value
+                self._values[name].append(value)
 
     def pause(self, seconds: float) -> None:
         """Takes time spent on something else (validation, saving) out of the rates."""
@@ -53,13 +52,20 @@ class Meter:
     def record(self, step: int) -> tuple[dict[str, float], float]:
         """(means and rates since the last record, seconds left at this pace) after `step` steps."""
         now = time.monotonic()
-        means = {name: value / self._good for name, value in self._sums.items()}
+        means = {name: finite_mean(values) for name, values in self._values.items()}
+        means = {name: value for name, value in means.items() if math.isfinite(value)}
         left = math.nan
         if self._first and self._last and step > self._last[0]:
             seconds = max(now - self._last[1], 1e-9)
             means["examples_per_second"] = (step - self._last[0]) * self._batch_size / seconds
             means["data_wait"] = min(self._waited / seconds, 1.0)
             left = (self._total - step) * (now - self._first[1]) / (step - self._first[0])
-        self._last, self._waited, self._good = (step, now), 0.0, 0
-        self._sums.clear()
+        self._last, self._waited = (step, now), 0.0
+        self._values.clear()
         return means, left
+
+
+def finite_mean(values: Sequence[float]) -> float:
+    """Mean of the finite values; NaN if there is none."""
+    finite = [value for value in values if math.isfinite(value)]
+    return math.fsum(finite) / len(finite) if finite else math.nan

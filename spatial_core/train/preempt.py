@@ -14,7 +14,8 @@ from jax.experimental import multihost_utils
 class StopSignal:
     """Context in which SIGTERM and SIGINT only set a flag; a second one acts at once.
 
-    `name` is the signal that came, or None. Outside the main thread signals are left alone.
+    `name` is the signal that came, or None. Outside the main thread signals are left alone, and with
+    several processes too: there jax.distributed listens for SIGTERM and tells all of them.
     """
 
     def __init__(self) -> None:
@@ -22,7 +23,8 @@ class StopSignal:
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> StopSignal:
-        if threading.current_thread() is threading.main_thread():
+        main = threading.current_thread() is threading.main_thread()
+        if main and jax.process_count() == 1:
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._previous[number] = signal.signal(number, self._note)
         return self

@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import platform
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,8 @@ from spatial_core.train.config import TrainConfig
 
 # What a run is; the rest (logging, mesh, how long to keep checkpoints) may change between starts.
 _IDENTITY = ("task", "data", "optimizer", "seed", "init_from")
+# Fields of a data stream that change how fast examples come, not what they are.
+_NO_MATTER = ("threads", "max_bad_records", "cache_dir")
 
 
 def describe(config: TrainConfig) -> dict[str, Any]:
@@ -41,8 +45,7 @@ def claim(directory: Path, config: TrainConfig) -> None:
     path = directory / "config.json"
     if path.exists():
         saved = json.loads(path.read_text())
-        old, new = ({key: each.get(key) for key in _IDENTITY} for each in (saved, described))
-        different = list(resolved.differences(old, new))
+        different = list(resolved.differences(_identity(saved), _identity(described)))
         if different:
             raise InputError(
                 f"{directory} holds a different experiment; use another --workdir, or delete it.\n  "
@@ -52,6 +55,38 @@ def claim(directory: Path, config: TrainConfig) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(described, indent=2, allow_nan=False) + "\n")
         (directory / "environment.json").write_text(json.dumps(environment(), indent=2) + "\n")
+
+
+def _identity(described: dict[str, Any]) -> dict[str, Any]:
+    def prune(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: prune(item) for k, item in value.items() if k not in _NO_MATTER}
+        return [prune(item) for item in value] if isinstance(value, list) else value
+
+    return {key: prune(described.get(key)) for key in _IDENTITY}
+
+
+@contextlib.contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Holds the folder for this run; InputError if another process trains in it.
+
+    The lock dies with its process. File systems without locks go without.
+    """
+    if not is_writer():
+        yield
+        return
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"another process is training in {directory}: wait for it, stop it, or give another "
+                "--workdir"
+            ) from None
+        except OSError:
+            pass
+        yield
 
 
 def environment() -> dict[str, Any]:

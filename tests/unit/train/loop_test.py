@@ -88,8 +88,30 @@ def test_stopping_and_going_on_gives_the_same_bits(tmp_path):
 def test_a_finished_run_stays_finished(tmp_path):
     first = train(config(), tmp_path)
     again = train(config(), tmp_path)
+    assert again.metrics == pytest.approx(first.metrics)
     assert again.step == 12 and tree_digest(first.state) == tree_digest(again.state)
     assert [r["step"] for r in records(tmp_path)] == [4, 8, 12]
+
+
+def test_one_folder_takes_one_run_at_a_time(tmp_path):
+    class Nested(ToyStream):
+        def iterate(self, start_step=0, host=0, hosts=1):
+            train(config(data=self), tmp_path)
+            yield from ()
+
+    with pytest.raises(InputError, match="another process is training"):
+        train(config(data=Nested()), tmp_path)
+
+
+def test_metrics_without_an_example_do_not_spoil_the_mean(tmp_path):
+    class SometimesUndefined(ToyTask):
+        def loss(self, params, batch, rng, train):
+            loss, metrics = super().loss(params, batch, rng, train)
+            return loss, {"rare": jnp.where(batch["x"][0, 0] > 0, metrics["mae"], jnp.nan)}
+
+    train(config(task=SometimesUndefined()), tmp_path)
+    assert [record.get("rare", 0.5) < 2 for record in records(tmp_path)] == [True] * 3
+    assert any("rare" in record for record in records(tmp_path))
 
 
 def test_validation_uses_fixed_batches_and_keeps_the_best(tmp_path):

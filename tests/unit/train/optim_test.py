@@ -35,14 +35,15 @@ def test_steps_equal_a_numpy_adamw():
     config = OptimizerConfig(peak_lr=1e-2, schedule="constant", weight_decay=0.1, clip_norm=0.5)
     task = ToyTask(dropout=0.0)
     stream = ToyStream()
-    current = state.init_state(task, config, seed=3)
+    current = _start(task, config, 3)
     step = jax.jit(state.make_train_step(task, config, 10, 3, 0))
     flat = {k: np.array(v, np.float64) for k, v in _flatten(current["params"]).items()}
     first = {k: np.zeros_like(v) for k, v in flat.items()}
     second = {k: np.zeros_like(v) for k, v in flat.items()}
+    gradient = jax.jit(jax.grad(lambda p, b: task.loss(p, b, None, False)[0]))
     for n in range(5):
         batch = {k: jnp.asarray(v) for k, v in stream.batch(n).items() if k != "example_id"}
-        grads = jax.grad(lambda p, b=batch: task.loss(p, b, None, False)[0])(current["params"])
+        grads = gradient(current["params"], batch)
         grads = {k: np.array(v, np.float64) for k, v in _flatten(grads).items()}
         norm = np.sqrt(sum((g**2).sum() for g in grads.values()))
         current, metrics = step(current, batch)
@@ -61,7 +62,7 @@ def test_steps_equal_a_numpy_adamw():
 def test_frozen_parameters_stay():
     config = OptimizerConfig(frozen=("^hidden/",), weight_decay=0.1)
     task = ToyTask()
-    before = state.init_state(task, config, seed=0)
+    before = _start(task, config, 0)
     batch = {k: jnp.asarray(v) for k, v in ToyStream().batch(0).items() if k != "example_id"}
     after, _ = jax.jit(state.make_train_step(task, config, 10, 0, 0))(before, batch)
     assert jnp.array_equal(
@@ -76,7 +77,7 @@ def test_average_follows_the_parameters_and_leaves_bad_steps_out():
     config = OptimizerConfig(ema_decay=0.5, peak_lr=0.1, schedule="constant")
     task = ToyTask()
     step = jax.jit(state.make_train_step(task, config, 10, 0, 5))
-    current = state.init_state(task, config, seed=0)
+    current = _start(task, config, 0)
     expected = np.asarray(current["ema"]["out"]["kernel"])
     stream = ToyStream(poisoned=(2,))
     for n in range(4):
@@ -103,6 +104,10 @@ def test_average_follows_the_parameters_and_leaves_bad_steps_out():
 def test_impossible_settings_are_refused(wrong):
     with pytest.raises(InputError):
         OptimizerConfig(**wrong)
+
+
+def _start(task, config, seed):
+    return jax.jit(lambda: state.init_state(task, config, seed))()
 
 
 def _flatten(tree):
