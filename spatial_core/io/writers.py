@@ -98,7 +98,7 @@ class ConsoleWriter:
     spent waiting for data and the time left.
     """
 
-    def __init__(self, total: int, step: int = 0, stream: TextIO | None = None) -> None:
+    def __init__(self, total: int, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stdout
         self._total = total
         self._progress: Progress | None = None
@@ -108,11 +108,11 @@ class ConsoleWriter:
                 BarColumn(bar_width=24),
                 TimeElapsedColumn(),
                 TextColumn("left"),
-                TimeRemainingColumn(elapsed_when_finished=True),
+                TimeRemainingColumn(),
                 TextColumn("{task.fields[metrics]}"),
                 console=Console(file=self._stream),
             )
-            self._bar = self._progress.add_task("train", total=total, completed=step, metrics="")
+            self._bar = self._progress.add_task("train", total=total, metrics="")
             self._progress.start()
 
     def say(self, text: str) -> None:
@@ -121,6 +121,11 @@ class ConsoleWriter:
             self._progress.console.print(text, markup=False, highlight=False)
         else:
             print(text, file=self._stream, flush=True)
+
+    def start_at(self, step: int) -> None:
+        """Sets the bar to where a run resumes, so that the time left follows the steps to come."""
+        if self._progress:
+            self._progress.reset(self._bar, completed=step)
 
     def advance(self, step: int) -> None:
         """Moves the bar."""

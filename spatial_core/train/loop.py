@@ -75,6 +75,7 @@ class _Run:
         self.skipped = int(self.state["skipped"])
         self.files: list[Any] = []
         if console:
+            console.start_at(self.start)
             records = JsonlWriter(directory / "metrics.jsonl", self.start)
             self.metrics = records.latest()
             self.files.append(records)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -46,6 +47,14 @@ def test_every_root_can_be_built():
 def test_hardware_files_add_to_an_experiment(extra):
     gin_setup.parse(["experiments/plus.gin", extra], roots=ROOTS)
     gin_setup.build("TrainConfig")
+
+
+@pytest.mark.parametrize(("signal", "code"), [(None, 0), ("SIGTERM", 75), ("SIGINT", 130)])
+def test_a_stopped_run_exits_with_the_documented_code(tmp_path, monkeypatch, signal, code):
+    result = SimpleNamespace(stopped_by=signal, step=3)
+    monkeypatch.setattr("spatial_core.train.loop.train", lambda config, workdir: result)
+    gin_setup.parse(["experiments/plus.gin"], roots=ROOTS)
+    assert MODES["train"].run(tmp_path) == code
 
 
 def _launch(*arguments: str) -> subprocess.CompletedProcess[str]:
