@@ -13,6 +13,10 @@ from matplotlib.projections.polar import PolarAxes
 from spatial_core.errors import InputError
 from spatial_core.viz.style import DENSITY, FAINT, INK, MUTED, PALETTE, azimuth_ticks, figure
 
+# Density of a posterior that knows nothing, a degree. Scales never end near it, so that ignorance
+# looks pale and round instead of dark and busy.
+_FLAT = 1 / 360
+
 
 def draw_posterior(
     path: str | os.PathLike[str],
@@ -100,7 +104,7 @@ def _draw_heat(
 ) -> None:
     edges = _edges(grid)
     density = probs / np.diff(edges)
-    top = max(float(np.nanquantile(density, 0.995)) if active.any() else 1.0, 1e-9)
+    top = max(float(np.nanquantile(density[active], 0.995)) if active.any() else 0.0, _FLAT * 4)
     time_edges = np.append(times, times[-1] + step)
     # The cells are drawn twice, one turn apart, because the outermost one straddles +-180 degrees.
     for turn in (-360.0, 0.0, 360.0):
@@ -168,7 +172,7 @@ def _draw_rose(
         alpha=0.85,
         linewidth=0,
     )
-    top = max(float(density.max()), 1e-9) * 1.05
+    top = max(float(density.max()) * 1.05, _FLAT * 2)
     axis.set_ylim(0, top)
     axis.set_yticks([])
     axis.set_theta_zero_location("E")
