@@ -43,6 +43,8 @@ class Checkpoints:
         self.directory = Path(workdir).resolve() / "checkpoints"
         self.keep = keep
         self.say = say
+        # Known alike to all processes; what the file system shows at a moment may not be.
+        self._current: int | None = None
 
     def steps(self) -> list[int]:
         """Steps of the completed checkpoints, ascending."""
@@ -55,7 +57,7 @@ class Checkpoints:
         """Writes the state under its own step and drops the oldest beyond `keep`; returns the step."""
         step = int(jax.device_get(state["step"]))
         folder = self._folder(step)
-        if (folder / _MANIFEST).exists():
+        if step == self._current:
             return step
         if _is_writer():
             shutil.rmtree(folder, ignore_errors=True)
@@ -73,6 +75,8 @@ class Checkpoints:
             }
             _write_json(folder / _MANIFEST, manifest)
             self._drop_old()
+        _sync(f"checkpoint-{step}-manifest")
+        self._current = step
         return step
 
     def mark_best(self, step: int, metric: str, value: float) -> None:
@@ -190,6 +194,7 @@ class Checkpoints:
                 + "\n  ".join(different)
             )
         loaded = ocp.load(self._folder(step) / "state", _to_plain(abstract))
+        self._current = step
         return _from_plain(abstract, loaded)
 
     def _set_aside(self, step: int, problem: str) -> None:
