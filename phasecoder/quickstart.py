@@ -21,9 +21,11 @@ import numpy as np
 from phasecoder import pretrained, quickstart_pages
 from phasecoder.api import localize
 from phasecoder.localization import CONVENTION, Localization
+from phasecoder.plus import PlusConfig
 from phasecoder.pretrained import Encoder
 from phasecoder.quickstart_config import QuickstartConfig
 from phasecoder.rehearsal import Rehearsal, record_scene
+from phasecoder.release import fit_temperature
 from phasecoder.report import Report
 from spatial_core.data.pipeline import build_simulator
 from spatial_core.data.sources import SpeechSource, speech_source
@@ -37,7 +39,8 @@ from spatial_core.train.loop import train
 
 FRESH, SHIPPED, SRP = "this run", "shipped", "SRP-PHAT"
 # Seconds that the stages take on two CPU cores: only their proportions matter, for the time left.
-_STAGES = {"scenes": 20.0, "training": 240.0, "evaluation": 60.0, "recording": 30.0, "report": 5.0}
+_STAGES = {"scenes": 15.0, "training": 180.0, "evaluation": 120.0, "recording": 30.0, "report": 5.0}
+_CALIBRATION_BATCHES = 8
 _REHEARSAL_SNR_DB = 30.0
 _REHEARSAL_DISTANCE = 3.0  # metres at most: a talker in the same part of the room
 
@@ -121,7 +124,12 @@ def _release(config: QuickstartConfig, params: Mapping[str, Any], folder: Path) 
         f"Trained on {config.clips:,} simulated 250 ms clips for {where}, in minutes on a CPU: for "
         "trying out. Its figures are in the report beside it.\n"
     )
-    pretrained.save_pretrained(folder, params, config.task.model, card, name=FRESH)
+    model = config.task.model
+    if isinstance(model, PlusConfig) and config.train.validation is not None:
+        batches = [config.train.validation.batch(step) for step in range(_CALIBRATION_BATCHES)]
+        temperature, _ = fit_temperature(config.task, params, batches)
+        model = dataclasses.replace(model, temperature=round(temperature, 4))
+    pretrained.save_pretrained(folder, params, model, card, name=FRESH)
     return pretrained.load(folder)
 
 

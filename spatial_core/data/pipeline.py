@@ -255,7 +255,7 @@ class SceneStream(CropStream):
     """A stream whose rooms are simulated on the fly.
 
     scene: what scenes are drawn from. array: one device for all scenes instead of the scene's own
-    choice: a preset's name, a JSON file or a MicArray. simulator: "fast", "pyroomacoustics", or a
+    choice: a preset's name, a JSON file or a MicArray; max_mics is then its number. simulator: "fast", "pyroomacoustics", or a
     RirSimulator.
     """
 
@@ -270,6 +270,8 @@ class SceneStream(CropStream):
             array = load_array(self.array)
             object.__setattr__(self, "array", array)
             object.__setattr__(self, "scene", replace(self.scene, array=array))
+            # One device: nothing to pad, and a batch costs what its microphones cost.
+            object.__setattr__(self, "max_mics", array.num_mics)
         if self.scene.padded_mics > self.max_mics:
             raise InputError(
                 f"scenes have up to {self.scene.padded_mics} microphones, but the batch has room "
