@@ -45,9 +45,7 @@ def resolve_config(name: str, relative_to: Path | None = None) -> Path:
     for candidate in candidates:
         if candidate.is_file():
             return candidate.resolve()
-    raise InputError(
-        f"no configuration file {name!r} in {root} or {Path.cwd()}{_nearest(name)}"
-    )
+    raise InputError(f"no configuration file {name!r} in {root} or {Path.cwd()}{_nearest(name)}")
 
 
 def _nearest(name: str) -> str:
