@@ -69,9 +69,10 @@ def register(
                 raise ValueError(f"{name} is registered already, for {_originals[name]!r}")
             continue
         _originals[name] = target
-        _registered[name] = gin.external_configurable(
-            _factory(target), name=name, module=module or target.__module__
-        )
+        with gin.unlock_config():
+            _registered[name] = gin.external_configurable(
+                _factory(target), name=name, module=module or target.__module__
+            )
 
 
 def _factory(target: Callable[..., Any]) -> Callable[..., Any]:

@@ -134,6 +134,16 @@ def test_missing_required_setting_is_named(tmp_path):
         gin_setup.build("GinOuter")
 
 
+def test_more_can_be_registered_after_parsing(tmp_path):
+    parse(tmp_path, BASE)
+
+    def late(size: int = 1) -> int:
+        return size
+
+    gin_setup.register(late_thing=late)
+    assert gin_setup.build("late_thing", size=4) == 4
+
+
 def test_a_name_is_taken_once():
     class GinInner:  # another object of the same name
         pass
