@@ -29,7 +29,6 @@ from spatial_core.data.pipeline import SceneStream
 from spatial_core.geometry.coords import azimuth_error
 from spatial_core.sim.scene import SceneConfig
 
-# Learning rates are each candidate's best of 3e-4, 1e-3 and 3e-3 on a short run.
 CANDIDATES = {
     "paper_s": (SIZES["s"], 3e-4),
     "relative": (RelativeConfig(), 1e-3),
@@ -40,6 +39,7 @@ _CPU_SECONDS = flags.DEFINE_float("cpu_seconds", 300.0, "Process CPU time of the
 _BATCH = flags.DEFINE_integer("batch_size", 64, "Examples of a step.")
 _LEARNING_RATE = flags.DEFINE_float("learning_rate", None, "Instead of the candidate's own.")
 _SPEECH = flags.DEFINE_string("speech", "embedded", "Speech source, as SceneStream.speech.")
+_ARRAY = flags.DEFINE_string("array", None, "One array (preset or JSON) instead of random ones.")
 _SEED = flags.DEFINE_integer("seed", 0, "Of the weights and the training scenes.")
 _OUT = flags.DEFINE_string("out", "runs/encoders", "Folder of the curves.")
 _PLOT = flags.DEFINE_bool("plot", False, "Draw the curves in OUT instead of training.")
@@ -50,7 +50,12 @@ def stream(split: str, seed: int) -> SceneStream:
     """Random arrays of 4 to 8 microphones in moderately reverberant rooms, without distractor."""
     scene = SceneConfig(min_mics=4, max_mics=8, max_rt60=0.5, distractor=False, speech_dropout=0.0)
     return SceneStream(
-        scene=scene, speech=_SPEECH.value, split=split, seed=seed, batch_size=_BATCH.value
+        scene=scene,
+        array=_ARRAY.value,
+        speech=_SPEECH.value,
+        split=split,
+        seed=seed,
+        batch_size=_BATCH.value,
     )
 
 
