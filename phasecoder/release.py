@@ -121,7 +121,7 @@ class ReleaseConfig:
                 "steered response (SRP-PHAT)": SteeredResponse(),
             }
             report = evaluate(localizers, stream, self.test_clips, title=title, show_paper=True)
-            report.save(Path(self.run) / "reports" / title.replace(" ", "_"), "pca")
+            report.save(Path(self.run) / "reports" / title.replace(" ", "_"), "auto")
             card.append(report.to_markdown().replace("\n## ", "\n### ").replace("# ", "## ", 1))
         text = "\n\n".join(card)
         return save_pretrained(out, params, task.model, text, name=self.name, info=info)
