@@ -8,11 +8,13 @@ plane; on one line they are the same all around the line.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from spatial_core.geometry.arrays import MicArray
+from spatial_core.geometry.bins import ELEVATION
 from spatial_core.geometry.coords import to_cartesian, to_spherical
 
 # A plane this close to horizontal (its normal's elevation) mixes up and down, not left and right.
@@ -80,6 +82,21 @@ class Ambiguity:
             folded = np.abs(folded)
         return np.where(wrong, other_azimuth, azimuth), folded
 
+    def elevation_size(self, probs: NDArray[np.floating[Any]]) -> Degrees:
+        """Size of the elevation in degrees [n] from a posterior [n, 17] over `bins.ELEVATION`.
+
+        Above and below are added up first: their peaks are one sound, and the mean of the two would
+        be the horizon. The answer is the mean of the strongest cell and its neighbours.
+        """
+        middle = ELEVATION.points // 2
+        probs = np.asarray(probs, np.float64)
+        size = probs[:, middle:].copy()
+        size[:, 1:] += probs[:, :middle][:, ::-1]
+        centres = ELEVATION.centres[middle:]
+        near = np.abs(np.argmax(size, axis=1)[:, None] - np.arange(len(centres))) <= 1
+        weight = size * near
+        return weight @ centres / np.maximum(weight.sum(axis=1), 1e-12)
+
     def cone_angle(self, azimuth: float, elevation: float) -> float | None:
         """Angle to the line in degrees, [0, 180]; None for other shapes."""
         if self.kind != "cone":
@@ -95,7 +112,7 @@ class Ambiguity:
         if self.kind == "up-down":
             return (
                 f"{who} in one (horizontal) plane: up and down sound alike, so elevation is given "
-                "as +-, its size without its sign"
+                "as +-, its size without its sign; near the horizon even the size is rough"
             )
         if self.kind == "mirror":
             azimuth, elevation, _ = to_spherical(self.normal)

@@ -282,6 +282,9 @@ def _settle(
 ) -> dict[str, NDArray[np.float64]]:
     """azimuth, elevation, distance, confidence: NaN without speech, on one side of a mirror."""
     columns = {key: np.where(speech, answer[key].astype(np.float64), np.nan) for key in _COLUMNS}
+    if ambiguity.kind == "up-down" and "elevation_probs" in answer:
+        size = ambiguity.elevation_size(answer["elevation_probs"])
+        columns["elevation"] = np.where(speech, size, np.nan)
     if speech.any():
         azimuth, elevation = ambiguity.fold(
             columns["azimuth"][speech], columns["elevation"][speech], columns["confidence"][speech]

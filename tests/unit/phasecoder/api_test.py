@@ -209,6 +209,14 @@ def test_folding_keeps_a_direction_on_the_side_of_most_windows():
     np.testing.assert_allclose(folded, [40, 40, 42], atol=1e-9)
 
 
+def test_equal_peaks_above_and_below_give_their_size_not_the_horizon():
+    probs = np.zeros((2, 17))
+    probs[0, [11, 12, 13]] = probs[0, [5, 4, 3]] = [0.1, 0.3, 0.1]  # +-45 degrees
+    probs[1, 8] = 1.0
+    size = Ambiguity.of(preset("square_4")).elevation_size(probs)
+    np.testing.assert_allclose(size, [45.0, 0.0], atol=1e-9)
+
+
 def test_dead_channel_is_left_out_and_named():
     audio = plane_wave("nao_8", -30, 10)
     audio[4] = 0.2 + 1e-6 * audio[4]  # a DC offset and the rounding of a loose cable
