@@ -127,7 +127,7 @@ def _release(config: QuickstartConfig, params: Mapping[str, Any], folder: Path) 
     model = config.task.model
     if isinstance(model, PlusConfig) and config.train.validation is not None:
         batches = [config.train.validation.batch(step) for step in range(_CALIBRATION_BATCHES)]
-        temperature, _ = fit_temperature(config.task, params, batches)
+        temperature, _ = fit_temperature(config.task, dict(params), batches)
         model = dataclasses.replace(model, temperature=round(temperature, 4))
     pretrained.save_pretrained(folder, params, model, card, name=FRESH)
     return pretrained.load(folder)
