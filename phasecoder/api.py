@@ -101,6 +101,11 @@ def localize(
             f"only {100 * overall.share:.0f} % of the windows agree on one direction: there may be "
             "several talkers, or one who moves; read the table over time"
         )
+    if overall is None and not silent.all():
+        notes.append(
+            "there is sound, but no speech: this model locates talkers only; "
+            "`phasecoder array check` shows where any sound comes from"
+        )
     if ambiguity.kind == "cone":
         columns["elevation"][:] = np.nan
     return Localization(
@@ -184,6 +189,10 @@ def _hop_samples(hop_seconds: float) -> int:
     return hop
 
 
+TRAINED_APERTURE = 0.4
+"""Metres: random arrays in a ball of 26 cm are hardly wider; beyond, a wrong unit is likelier."""
+
+
 def _array_notes(array: MicArray) -> list[str]:
     note = Ambiguity.of(array).note()
     notes = [] if note is None else [note]
@@ -192,6 +201,12 @@ def _array_notes(array: MicArray) -> list[str]:
         notes.append(
             f"{MAX_MICS} of the {array.num_mics} microphones were used, those farthest apart: "
             f"channels {listed}"
+        )
+    if array.aperture > TRAINED_APERTURE:
+        notes.append(
+            f"the array is {100 * array.aperture:.0f} cm wide, wider than the model has learned (30 cm): "
+            "if yours is smaller, the coordinates are in the wrong unit and this answer is wrong "
+            "(`phasecoder array check` tests it)"
         )
     return notes
 

@@ -55,7 +55,7 @@ class Overall:
         parts = [f"azimuth {_whole(self.azimuth):+d} deg"]
         if self.elevation is not None:
             sign = "+" if self.elevation_signed else ""
-            prefix = "" if self.elevation_signed else "+-"
+            prefix = "" if self.elevation_signed else "±"
             parts.append(f"elevation {prefix}{self.elevation:{sign}.0f} deg")
         if math.isfinite(self.distance):
             parts.append(f"about {self.distance:.1f} m away")
@@ -186,7 +186,7 @@ class Localization:
         elevation, distance = mean(self.elevation), mean(self.distance)
         shown = "-" if math.isnan(elevation) else f"{elevation:+.0f}"
         if self.elevation_sign is None and not math.isnan(elevation):
-            shown = f"+-{elevation:.0f}"
+            shown = f"±{abs(elevation):.0f}"
         far = "-" if math.isnan(distance) else f"{distance:.1f} m"
         return f"{when:>15}  {_whole(azimuth):>+8d}  {shown:>9}  {far:>8}  {mean(self.confidence):>10.2f}"
 

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from spatial_core.audio.io import load_audio
 from spatial_core.data.records import HOP, SAMPLE_RATE, WINDOW
 from spatial_core.errors import InputError
-from spatial_core.geometry.arrays import MicArray
+from spatial_core.geometry.arrays import MicArray, load_array
 from spatial_core.io import export
 
 if TYPE_CHECKING:
@@ -107,18 +108,27 @@ class Encoder:
         return joined
 
     def tokens(
-        self, audio: NDArray[np.floating[Any]], array: MicArray, hop: int = HOP
+        self,
+        audio: NDArray[np.floating[Any]] | str | Path,
+        array: MicArray | str | Path,
+        hop: int = HOP,
     ) -> NDArray[np.float32]:
         """Spatial tokens [n, 256], one each `hop` samples; n = ceil(t / hop), the end is padded.
 
         Args:
-            audio: [m, t] at 16 kHz.
-            array: the microphones, one per channel.
+            audio: [m, t] at 16 kHz, or the path of a recording of any rate.
+            array: the microphones, one per channel: a MicArray, a preset's name or a JSON file.
             hop: samples from token to token; 2560 is the 160 ms of the paper.
         """
+        if not isinstance(array, MicArray):
+            array = load_array(array)
+        if isinstance(audio, str | Path):
+            audio = load_audio(audio).samples
         audio = np.asarray(audio, np.float32)
         if audio.ndim != 2:
             raise InputError(f"tokens need audio [channels, samples], got shape {audio.shape}")
+        if not np.isfinite(audio).all():
+            raise InputError("tokens need finite audio: it holds NaN or infinity")
         array.require_channels(audio.shape[0], "the audio")
         count = -(-audio.shape[1] // hop)
         if count == 0:

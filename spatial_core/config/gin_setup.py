@@ -281,7 +281,7 @@ def _check_parameter(selector: str, parameter: str, place: str) -> None:
         near = _near(parameter, signature.parameters)
         known = ", ".join(signature.parameters)
         raise InputError(
-            f"{place}: {selector} has no parameter {parameter!r}{near}. It has: {known}"
+            f"{place}: {selector} has no parameter {parameter!r}{near or '.'} It has: {known}"
         )
 
 

@@ -59,7 +59,7 @@ def draw_posterior(
             _draw_truth(flat, times, line, step)
         if estimate is not None:
             _draw_estimates(flat, times, estimate, confidence)
-        if truth is not None or estimate is not None:
+        if flat.get_legend_handles_labels()[0]:
             flat.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=3, borderaxespad=0.2)
         rose = fig.add_subplot(layout[1], projection="polar")
         assert isinstance(rose, PolarAxes)
@@ -144,6 +144,8 @@ def _draw_estimates(
 ) -> None:
     alpha = np.ones(len(times)) if confidence is None else np.clip(confidence, 0.15, 1.0)
     keep = np.isfinite(estimate)
+    if not keep.any():  # matplotlib cannot blend an empty list of opacities
+        return
     half = (times[1] - times[0]) / 2 if len(times) > 1 else 0.0
     axis.scatter(
         times[keep] + half,

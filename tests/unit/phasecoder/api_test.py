@@ -176,7 +176,7 @@ def test_flat_array_gives_elevation_without_sign():
     assert result.overall.elevation == pytest.approx(40, abs=4)  # the model said -40
     assert azimuth_error(result.overall.azimuth, 25) < 3
     assert any("up and down sound alike" in note for note in result.notes)
-    assert "+-40" in result.to_table() or "+-4" in result.to_table()
+    assert "±40" in result.to_table() or "±4" in result.to_table()
 
 
 def test_three_microphones_are_always_flat():

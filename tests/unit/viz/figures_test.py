@@ -145,3 +145,12 @@ def test_figures_leave_pyplot_and_the_settings_alone(tmp_path):
     with style.figure(tmp_path / "x.png", 3, 3) as fig:
         fig.subplots().plot([1, 2])
     assert dict(matplotlib.rcParams) == before
+
+
+def test_posterior_without_any_direction_is_drawn(tmp_path):
+    """A recording without speech has no estimate in any window; its plot must not fail."""
+    probs, nothing = np.full((6, 72), 1 / 72), np.full(6, np.nan)
+    path = tmp_path / "none.png"
+    grid = -180.0 + 5.0 * np.arange(72)
+    polar.draw_posterior(path, probs, grid, estimate=nothing, confidence=nothing)
+    assert imread(path).std() > 0
