@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Microphone-frame tokens with phase relative to a reference channel.
 
-The runner-up of the encoder competition (docs/encoders.md), kept because its curves must stay
+A loser of the encoder competition (docs/encoders.md), kept because its curve must stay
 reproducible. Tokens are those of the paper, but a token sees log magnitude and the phase
 differences to the reference and to the next channel as cosine and sine, and its coordinates
 relative to both enter through a small MLP that scales and shifts it (FiLM).
