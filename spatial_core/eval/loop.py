@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TextIO, TypeVar
+from typing import TYPE_CHECKING, Protocol, TextIO
 
 import numpy as np
 
@@ -18,7 +18,6 @@ from spatial_core.errors import InputError
 from spatial_core.eval.baselines import Localizer
 from spatial_core.eval.doa import REQUIRED, check_prediction
 from spatial_core.eval.report import EvalReport, Timing, make_report
-from spatial_core.geometry.coords import azimuth_error
 
 if TYPE_CHECKING:
     from spatial_core.eval.scenes import ScenePicture
@@ -175,36 +174,6 @@ class EvalConfig:
         )
         report.save(directory, self.projection)
         return report
-
-
-Setting = TypeVar("Setting")
-
-
-def choose_setting(
-    make: Callable[[Setting], Localizer],
-    settings: Sequence[Setting],
-    stream: Stream,
-    num_examples: int,
-) -> tuple[Setting, list[tuple[Setting, float, float]]]:
-    """Tunes a localizer on a validation stream, never on the one that it is then compared on.
-
-    Returns the setting with the highest acc_at_10 (the earlier of equals), and for every setting
-    its acc_at_10 (percent) and median azimuth error (degrees).
-    """
-    errors: list[list[np.ndarray]] = [[] for _ in settings]
-    done = step = 0
-    while done < num_examples:
-        batch = take(stream.batch(step), slice(0, num_examples - done))
-        speech = np.asarray(batch["speech"], bool)
-        for index, setting in enumerate(settings):
-            estimate = make(setting).predict(batch)["azimuth"]
-            errors[index].append(azimuth_error(estimate, batch["azimuth"])[speech])
-        done, step = done + len(speech), step + 1
-    scores = []
-    for setting, parts in zip(settings, errors):
-        error = np.concatenate(parts)
-        scores.append((setting, 100 * float(np.mean(error <= 10.0)), float(np.median(error))))
-    return max(scores, key=lambda score: score[1])[0], scores
 
 
 class _Clock:

@@ -21,11 +21,10 @@ class TrainConfig:
     stride of console lines, JSONL records and TensorBoard points (means over the steps since the
     last). Validation runs `task.loss(train=False)` over the first `validation_batches` batches of
     `validation`. With `best_metric` (such as "loss" or a metric of the task) the checkpoint with its
-    lowest ("min") or highest ("max") validation value is kept besides the `keep` latest. `evaluate`
-    is called with (task, params) at every validation and adds its metrics. `init_from` starts from
-    the parameters of another run (its folder), of a released model (its folder) or from those that a
-    function returns. More than `nonfinite_budget`
-    steps with a non-finite loss or gradient stop the run.
+    lowest ("min") or highest ("max") validation value is kept besides the `keep` latest. `init_from`
+    starts from the parameters of another run (its folder), of a released model (its folder) or from
+    those that a function returns. More than `nonfinite_budget` steps with a non-finite loss or
+    gradient stop the run.
     """
 
     task: Task
@@ -42,7 +41,6 @@ class TrainConfig:
     eval_every: int = 0
     best_metric: str | None = None
     best_mode: Literal["min", "max"] = "min"
-    evaluate: Callable[[Task, Any], dict[str, float]] | None = None
     init_from: str | Callable[[], Any] | None = None
     nonfinite_budget: int = 20
 
@@ -55,7 +53,7 @@ class TrainConfig:
                 raise InputError(f"TrainConfig.{name} is {getattr(self, name)}: at least 0")
         if self.best_mode not in ("min", "max"):
             raise InputError(f"TrainConfig.best_mode is {self.best_mode!r}: use 'min' or 'max'")
-        if self.best_metric and self.validation is None and self.evaluate is None:
+        if self.best_metric and self.validation is None:
             raise InputError("TrainConfig.best_metric needs TrainConfig.validation")
-        if self.eval_every and self.validation is None and self.evaluate is None:
+        if self.eval_every and self.validation is None:
             raise InputError("TrainConfig.eval_every needs TrainConfig.validation")

@@ -194,20 +194,17 @@ class _Run:
         last = step == config.steps
         if config.checkpoint_every and step % config.checkpoint_every == 0:
             self.checkpoints.save(self.state)
-        validated = config.validation is not None or config.evaluate is not None
-        if validated and (last or (config.eval_every and step % config.eval_every == 0)):
+        due = last or (config.eval_every and step % config.eval_every == 0)
+        if config.validation is not None and due:
             self._validate(step)
         self.meter.pause(time.monotonic() - begin)
 
     def _validate(self, step: int) -> None:
         params = eval_params(self.state)
-        values: dict[str, float] = {}
-        if self.config.validation is not None:
-            reports = [self.program.evaluate(params, batch) for batch in self._validation_batches()]
-            stacked = jax.device_get(reports)
-            values = {name: finite_mean([float(r[name]) for r in stacked]) for name in stacked[0]}
-        if self.config.evaluate is not None:
-            values |= self.config.evaluate(self.config.task, params)
+        reports = jax.device_get(
+            [self.program.evaluate(params, batch) for batch in self._validation_batches()]
+        )
+        values = {name: finite_mean([float(r[name]) for r in reports]) for name in reports[0]}
         named = {f"validation/{name}": value for name, value in values.items()}
         self.metrics = {**self.metrics, **named}
         self._write(step, named)

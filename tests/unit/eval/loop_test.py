@@ -12,7 +12,7 @@ import pytest
 
 from spatial_core.errors import InputError
 from spatial_core.eval.baselines import SteeredResponse
-from spatial_core.eval.loop import EvalConfig, choose_setting, evaluate
+from spatial_core.eval.loop import EvalConfig, evaluate
 from spatial_core.eval.published import PAPER_LABEL
 from spatial_core.geometry.coords import wrap_degrees
 from tests.unit.eval.scenes import free_field
@@ -149,12 +149,6 @@ def test_an_unusable_answer_names_the_localizer():
 
     with pytest.raises(InputError, match="'broken'"):
         evaluate({"broken": Broken()}, Stream(), 8, out=io.StringIO())
-
-
-def test_settings_are_chosen_by_accuracy():
-    best, scores = choose_setting(Peeker, [30.0, 5.0, 12.0], Stream(), 20)
-    assert best == 5.0
-    assert [round(median) for _, _, median in scores] == [30, 5, 12]
 
 
 def test_pictures_need_scenes():

@@ -137,12 +137,6 @@ def test_validation_uses_fixed_batches_and_keeps_the_best(tmp_path):
     np.testing.assert_allclose(seen[60], np.mean(errors), rtol=1e-5)
 
 
-def test_an_evaluation_of_ones_own_adds_metrics(tmp_path):
-    run = config(eval_every=6, evaluate=lambda task, params: {"mine": 2.0}, best_metric="mine")
-    assert train(run, tmp_path).metrics["validation/mine"] == 2.0
-    assert Checkpoints(tmp_path).best()["step"] == 6
-
-
 def test_non_finite_steps_change_nothing_and_are_counted(tmp_path, capsys):
     run = config(steps=4, data=ToyStream(poisoned=(1, 2)), checkpoint_every=1, keep=9)
     result = train(run, tmp_path)
