@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from phasecoder.ambiguity import Ambiguity
-from phasecoder.localization import Localization, overall_estimate
+from phasecoder.context import Windows, check_context, in_context, posterior, whole
+from phasecoder.localization import Localization, Overall, overall_estimate
 from phasecoder.pretrained import MAX_MICS, load, window_batch
 from phasecoder.recording import AudioInput, Recording, open_recording
 from spatial_core.data.records import HOP, SAMPLE_RATE, WINDOW
@@ -62,6 +63,7 @@ def localize(
     sample_rate: int | None = None,
     model: str | Path | Model | None = None,
     hop_seconds: float = HOP / SAMPLE_RATE,
+    context: float = 0.0,
 ) -> Localization:
     """Where the talker is, over time and overall.
 
@@ -74,6 +76,9 @@ def localize(
         model: None for the checkpoint that ships with the package, a checkpoint's directory, or
             any object with `predict(batch)`.
         hop_seconds: time between estimates; each hears 250 ms.
+        context: seconds of sound behind each estimate, for a talker who stays put: the windows
+            within half of it on either side are combined, and all of them for `.overall`. 0: each
+            window alone, which follows a talker who moves.
 
     Returns:
         A Localization: azimuth in degrees counter-clockwise from the array's +x axis, elevation up
@@ -82,10 +87,12 @@ def localize(
 
     Raises InputError, with what to do, for audio or arrays that cannot give a direction.
     """
+    check_context(context)
     array = load_array(mics)
     recording = open_recording(audio, array, sample_rate)
     encoder = _load_model(model)
-    parts = list(_predict_blocks(recording, array, encoder, _hop_samples(hop_seconds)))
+    hop = _hop_samples(hop_seconds)
+    parts = list(_predict_blocks(recording, array, encoder, hop))
     notes = [*recording.finish(), *_array_notes(array)]
     answer = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
     grid = answer.pop("azimuth_grid")[0] if "azimuth_grid" in answer else None
@@ -94,8 +101,7 @@ def localize(
     speech = ~silent & (answer["speech_probability"] >= SPEECH_THRESHOLD)
     ambiguity = Ambiguity.of(array)
     columns = _settle(answer, speech, ambiguity)
-    azimuth, elevation, distance, confidence = (columns[key][speech] for key in _COLUMNS)
-    overall = overall_estimate(azimuth, elevation, distance, confidence, ambiguity)
+    overall = _overall(answer, columns, speech, grid, ambiguity, context, hop / SAMPLE_RATE)
     if overall is not None and overall.share < 0.6 and overall.windows >= 4:
         notes.append(
             f"only {100 * overall.share:.0f} % of the windows agree on one direction: there may be "
@@ -123,7 +129,7 @@ def localize(
         source=recording.name,
         array_name=array.name,
         model_name=_model_name(encoder),
-        hop_seconds=_hop_samples(hop_seconds) / SAMPLE_RATE,
+        hop_seconds=hop / SAMPLE_RATE,
         window_seconds=WINDOW / SAMPLE_RATE,
         duration_seconds=recording.seconds,
     )
@@ -306,6 +312,32 @@ def _settle(
         )
         columns["azimuth"][speech], columns["elevation"][speech] = azimuth, elevation
     return columns
+
+
+def _overall(
+    answer: dict[str, NDArray[Any]],
+    columns: dict[str, NDArray[np.float64]],
+    speech: NDArray[np.bool_],
+    grid: NDArray[np.float64] | None,
+    ambiguity: Ambiguity,
+    context: float,
+    hop: float,
+) -> Overall | None:
+    """The overall answer; with a context, the columns and posteriors of all windows with speech
+    are first replaced, in place, by those of their context."""
+    probs, cells = posterior(columns["azimuth"], answer.get("azimuth_probs"), grid)
+    azimuth, elevation, distance, confidence = (columns[key][speech] for key in _COLUMNS)
+    windows = Windows(
+        answer["time"][speech], azimuth, elevation, distance, confidence, probs[speech], cells
+    )
+    if context == 0 or not speech.any():
+        return overall_estimate(windows, ambiguity)
+    nearby = in_context(windows, context, hop)
+    for key in _COLUMNS:
+        columns[key][speech] = getattr(nearby, key)
+    if grid is not None:
+        answer["azimuth_probs"][speech] = nearby.probs
+    return overall_estimate(windows, ambiguity, whole(windows, hop))
 
 
 def _signs(elevation: NDArray[np.float64], ambiguity: Ambiguity) -> NDArray[np.int8] | None:

@@ -28,6 +28,7 @@ front, 90 is left, -90 is right and 180 is behind. Elevation is up from the hori
 _LOCALIZE_EPILOG = """examples:
   phasecoder localize room.wav --mics my_array.json
   phasecoder localize room.wav --mics my_array.json --plot room.png
+  phasecoder localize room.wav --mics my_array.json --context 2    # the talker stays put
   phasecoder localize room.wav --mics tetrahedron --json > room.json
 
 First time with this array? `phasecoder array check my_array.json room.wav` finds wrong units,
@@ -99,6 +100,13 @@ def _add_localize(commands: argparse._SubParsersAction) -> None:
         "--hop", type=float, default=0.16, metavar="SECONDS", help="time between estimates (0.16)"
     )
     parser.add_argument(
+        "--context",
+        type=float,
+        default=0.0,
+        metavar="SECONDS",
+        help="combine the windows around each estimate, for a talker who stays put (0: none)",
+    )
+    parser.add_argument(
         "--every-window", action="store_true", help="one table row for each estimate"
     )
     _add_model(parser)
@@ -144,7 +152,11 @@ def _localize(arguments: argparse.Namespace) -> int:
 
     _check_plot(arguments.plot)
     result = localize(
-        arguments.audio, arguments.mics, model=arguments.model, hop_seconds=arguments.hop
+        arguments.audio,
+        arguments.mics,
+        model=arguments.model,
+        hop_seconds=arguments.hop,
+        context=arguments.context,
     )
     if arguments.plot:
         result.plot(arguments.plot)

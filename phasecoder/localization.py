@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from phasecoder.ambiguity import Ambiguity
+from phasecoder.context import Windows, posterior
 from spatial_core.errors import InputError
 from spatial_core.geometry.coords import azimuth_error, wrap_degrees
 
@@ -206,7 +207,7 @@ class Localization:
 
         if Path(path).suffix.lower() != ".png":
             raise InputError(f"plots are PNG files: {str(path)!r} must end in .png")
-        probs, grid = self._posterior()
+        probs, grid = posterior(self.azimuth, self.azimuth_probs, self.azimuth_grid)
         title = f"{Path(self.source).name}: " + (
             "no speech"
             if self.overall is None
@@ -222,30 +223,24 @@ class Localization:
             title=title,
         )
 
-    def _posterior(self) -> tuple[NDArray[Any], Column]:
-        """The model's azimuth posterior, or the estimates on a 10-degree grid for models without."""
-        if self.azimuth_probs is not None and self.azimuth_grid is not None:
-            return self.azimuth_probs, self.azimuth_grid
-        grid = np.arange(-180.0, 180.0, 10.0)
-        near = azimuth_error(np.nan_to_num(self.azimuth)[:, None], grid[None]) <= 5.0
-        return near / np.maximum(near.sum(axis=1, keepdims=True), 1), grid
-
 
 def robust_azimuth(
-    azimuth: Column, weight: Column
+    azimuth: Column, weight: Column, centre: float | None = None
 ) -> tuple[float, float, float, NDArray[np.bool_]]:
     """Weighted circular mean of the windows that agree with the most central one.
 
     Args:
         azimuth: degrees [n], n >= 1.
         weight: non-negative [n].
+        centre: degrees; what the windows must agree with instead.
 
     Returns:
         azimuth (degrees), circular standard deviation (degrees) of the agreeing windows, their
         share of the weight, and which they are [n].
     """
     weight = np.asarray(weight, np.float64) + 1e-6
-    centre = azimuth[_medoid(azimuth, weight)]
+    if centre is None:
+        centre = float(azimuth[_medoid(azimuth, weight)])
     agreeing = np.asarray(azimuth_error(azimuth, centre) <= AGREEMENT)
     kept = weight[agreeing]
     vector = np.sum(kept * np.exp(1j * np.radians(azimuth[agreeing]))) / kept.sum()
@@ -269,26 +264,26 @@ def _medoid(azimuth: Column, weight: Column) -> int:
 
 
 def overall_estimate(
-    azimuth: Column,
-    elevation: Column,
-    distance: Column,
-    confidence: Column,
-    ambiguity: Ambiguity,
+    windows: Windows, ambiguity: Ambiguity, together: Windows | None = None
 ) -> Overall | None:
     """One estimate from the windows with speech (already on one side of the ambiguity).
 
-    Raises nothing; None without windows.
+    together: the one answer of all windows combined, if the talker stays put; spread and share then
+    say how the windows alone agree with it. Raises nothing; None without windows.
     """
-    if len(azimuth) == 0:
+    if len(windows.times) == 0:
         return None
-    weight = confidence + 1e-6
-    mean, spread, share, agreeing = robust_azimuth(azimuth, confidence)
-    kept = weight[agreeing]
+    weight = windows.confidence + 1e-6
+    centre = None if together is None else float(together.azimuth[0])
+    mean, spread, share, agreeing = robust_azimuth(windows.azimuth, windows.confidence, centre)
+    mean = mean if centre is None else centre
 
-    def average(column: Column) -> float:
-        return float(np.average(column[agreeing], weights=kept))
+    def average(name: str) -> float:
+        if together is not None:
+            return float(getattr(together, name)[0])
+        return float(np.average(getattr(windows, name)[agreeing], weights=weight[agreeing]))
 
-    height = average(elevation)
+    height = average("elevation")
     alternative = None
     if ambiguity.kind in ("mirror", "cone"):
         other = ambiguity.alternative(mean, height)
@@ -297,11 +292,11 @@ def overall_estimate(
         azimuth=mean,
         elevation=None if ambiguity.kind == "cone" else height,
         elevation_signed=ambiguity.kind not in ("up-down", "cone"),
-        distance=average(distance),
-        confidence=average(confidence),
+        distance=average("distance"),
+        confidence=average("confidence"),
         spread=spread,
         share=share,
-        windows=len(azimuth),
+        windows=len(windows.times),
         alternative=alternative,
         cone_angle=ambiguity.cone_angle(mean, height),
     )

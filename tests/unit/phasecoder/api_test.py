@@ -263,6 +263,43 @@ def test_two_talkers_are_noticed_as_disagreement():
     assert any("several talkers" in note for note in result.notes)
 
 
+def test_a_moving_talker_is_followed_without_context_and_averaged_with_it():
+    steps = [-60, -30, 0, 30, 60]
+    audio = np.concatenate(
+        [plane_wave("nao_8", a, seconds=0.8, seed=a + 99) for a in steps], axis=1
+    )
+    result = api.localize(audio, "nao_8", RATE, PlaneWave())
+    inside = (result.times % 0.8 > 0.13) & (
+        result.times % 0.8 < 0.67
+    )  # one direction in the window
+    truth = np.array(steps)[(result.times / 0.8).astype(int)]
+    assert inside.sum() > 10
+    assert np.all(azimuth_error(result.azimuth, truth)[inside] < 3)
+    together = api.localize(audio, "nao_8", RATE, PlaneWave(), context=4.0)
+    assert azimuth_error(together.azimuth, truth)[inside].max() > 20
+
+
+def test_with_context_scattered_windows_give_one_direction_at_every_time():
+    class Scattered(PlaneWave):
+        """Right in two windows of three, else anywhere."""
+
+        def predict(self, batch):
+            answer = super().predict(batch)
+            rng = np.random.default_rng(0)
+            wrong = np.arange(len(answer["azimuth"])) % 3 == 2
+            answer["azimuth"][wrong] = rng.uniform(-180, 180, wrong.sum())
+            return answer
+
+    audio = plane_wave("nao_8", -70, seconds=4.0)
+    alone = api.localize(audio, "nao_8", RATE, Scattered())
+    together = api.localize(audio, "nao_8", RATE, Scattered(), context=2.0)
+    assert azimuth_error(alone.azimuth, -70).max() > 20
+    assert azimuth_error(together.azimuth, -70).max() < 3
+    assert len(together) == len(alone)
+    assert azimuth_error(together.overall.azimuth, -70) < 3
+    assert together.overall.share == pytest.approx(2 / 3, abs=0.1)
+
+
 def test_average_across_the_back_does_not_point_forward():
     mean, spread, share, _ = robust_azimuth(np.array([178.0, -178.0, 180.0, 20.0]), np.ones(4))
     assert azimuth_error(mean, 180) < 1e-6 and spread < 3 and share == pytest.approx(0.75)

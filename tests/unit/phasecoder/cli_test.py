@@ -89,6 +89,7 @@ def test_long_tables_are_shortened_unless_every_window_is_wanted(checkpoint, tmp
         (["localize", "{wav}", "--mics", "tetrahedron", "--plot", "x.txt"], "must end in .png"),
         (["localize", "{wav}", "--mics", "tetrahedron", "--plot", "no/x.png"], "make it first"),
         (["localize", "{wav}", "--mics", "tetrahedron", "--hop", "0"], "hop_seconds is 0.0"),
+        (["localize", "{wav}", "--mics", "tetrahedron", "--context", "-2"], "context is -2.0"),
         (["array", "show", "{mm}"], "mm"),
         (["model", "card", "--model", "nowhere"], "neither a directory nor a shipped"),
     ],
