@@ -10,32 +10,31 @@ name, because each of them otherwise trains the wrong model for a day.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import inspect
 import tokenize
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import gin
 from gin import config_parser
 
+from spatial_core.config.bindings import Scan, near, short, wrong_type
 from spatial_core.config.paths import resolve_config
 from spatial_core.errors import InputError
 
 _MACRO = "gin.macro"
 _registered: dict[str, Callable[..., Any]] = {}
 _originals: dict[str, Callable[..., Any]] = {}
+_parsed = Scan()
 
 
-@dataclasses.dataclass
-class _Scan:
-    """What the parsed files bind and refer to, with the place of each for error messages."""
+class _Refused(InputError):
+    """An InputError of a configurable, with the name and the scope that it was built under."""
 
-    parameters: dict[tuple[str, str, str], str] = dataclasses.field(default_factory=dict)
-    macros: dict[str, str] = dataclasses.field(default_factory=dict)
-    used_macros: dict[str, str] = dataclasses.field(default_factory=dict)
-    references: dict[tuple[str, str], str] = dataclasses.field(default_factory=dict)
+    def __init__(self, message: str, name: str, scope: str) -> None:
+        super().__init__(message)
+        self.message, self.name, self.scope = message, name, scope
 
 
 class _Delegate(config_parser.ParserDelegate):
@@ -71,11 +70,11 @@ def register(
         _originals[name] = target
         with gin.unlock_config():
             _registered[name] = gin.external_configurable(
-                _factory(target), name=name, module=module or target.__module__
+                _factory(target, name), name=name, module=module or target.__module__
             )
 
 
-def _factory(target: Callable[..., Any]) -> Callable[..., Any]:
+def _factory(target: Callable[..., Any], name: str) -> Callable[..., Any]:
     """A plain function with the target's signature: gin would subclass a class, which breaks ==.
 
     Parts that are left at their default are built by gin too, so that
@@ -84,10 +83,16 @@ def _factory(target: Callable[..., Any]) -> Callable[..., Any]:
     names = list(inspect.signature(target).parameters)
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        given = {*names[: len(args)], *kwargs}
+        given = {**dict(zip(names, args)), **kwargs}
         parts = _default_parts(target).items()
-        defaults = {field: _registered[name]() for field, name in parts if field not in given}
-        return target(*args, **kwargs, **defaults)
+        defaults = {field: _registered[part]() for field, part in parts if field not in given}
+        try:
+            _check_values(target, name, given)
+            return target(*args, **kwargs, **defaults)
+        except _Refused:
+            raise
+        except InputError as error:
+            raise _Refused(str(error), name, gin.current_scope_str()) from error
 
     call.__name__ = target.__name__
     call.__qualname__ = target.__qualname__
@@ -95,6 +100,26 @@ def _factory(target: Callable[..., Any]) -> Callable[..., Any]:
     call.__doc__ = target.__doc__
     call.__signature__ = inspect.signature(target)  # type: ignore[attr-defined]
     return call
+
+
+def _check_values(target: Callable[..., Any], name: str, given: Mapping[str, Any]) -> None:
+    """InputError for parameters that lack a value, or whose value is of another type."""
+    parameters = inspect.signature(target).parameters.values()
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    lacking = [
+        f"{name}.{p.name}"
+        for p in parameters
+        if p.kind in named and p.default is p.empty and p.name not in given
+    ]
+    if lacking:
+        raise InputError(
+            f"{' and '.join(lacking)} {'has' if len(lacking) == 1 else 'have'} no value: give a "
+            f"--gin_file that sets {'it' if len(lacking) == 1 else 'them'}"
+        )
+    for parameter, value in given.items():
+        wanted = wrong_type(target, parameter, value)
+        if wanted is not None:
+            raise InputError(f"{name}.{parameter} is {value!r}: give {wanted}")
 
 
 def _default_parts(target: Callable[..., Any]) -> dict[str, str]:
@@ -161,8 +186,9 @@ def parse(
     Raises InputError: unknown name or parameter, unused or undefined macro, settings that nothing
     reads, a scope that nothing enters, an import statement, a file that is not there.
     """
+    global _parsed
     gin.clear_config()
-    scan = _Scan()
+    scan = Scan()
     read: list[Path] = []
     sources = [text for name in files for text in _load(resolve_config(name), scan, read, ())]
     override = "\n".join(bindings)
@@ -172,23 +198,26 @@ def parse(
         for source in sources:
             gin.parse_config(source)
     gin.finalize()
+    _parsed = scan
     return read
 
 
-def _load(path: Path, scan: _Scan, read: list[Path], parents: tuple[Path, ...]) -> list[str]:
+def _load(path: Path, scan: Scan, read: list[Path], parents: tuple[Path, ...]) -> list[str]:
     if path in parents:
         raise InputError(
             f"{path} includes itself: " + " -> ".join(str(p) for p in (*parents, path))
         )
     read.append(path)
-    return _load_text(path.read_text(), str(path), path, scan, read, (*parents, path))
+    here = Path.cwd()
+    name = path.relative_to(here) if path.is_relative_to(here) else path
+    return _load_text(path.read_text(), str(name), path, scan, read, (*parents, path))
 
 
 def _load_text(
     text: str,
     name: str,
     path: Path | None,
-    scan: _Scan,
+    scan: Scan,
     read: list[Path],
     parents: tuple[Path, ...],
 ) -> list[str]:
@@ -218,10 +247,12 @@ def _load_text(
 
 
 def _note_binding(
-    statement: config_parser.BindingStatement, place: str, scan: _Scan, delegate: _Delegate
+    statement: config_parser.BindingStatement, place: str, scan: Scan, delegate: _Delegate
 ) -> None:
     if statement.arg_name:
-        scan.parameters[(statement.scope or "", statement.selector, statement.arg_name)] = place
+        key = (statement.scope or "", statement.selector, statement.arg_name)
+        scan.parameters[key] = place
+        scan.through[key] = tuple(delegate.macros)
     else:
         scoped = [statement.scope] if statement.scope else []
         scan.macros["/".join([*scoped, statement.selector])] = place
@@ -233,36 +264,37 @@ def _note_binding(
     delegate.macros.clear()
 
 
-def _check(scan: _Scan, roots: set[str]) -> None:
+def _check(scan: Scan, roots: set[str]) -> None:
     for (_, selector, parameter), place in scan.parameters.items():
         _check_parameter(selector, parameter, place)
     for (_, selector), place in scan.references.items():
         _lookup(selector, place)
+    reached = _reached({short(selector) for _, selector in scan.references} | roots, scan)
     for macro, place in scan.used_macros.items():
         if macro not in scan.macros:
-            near = _near(macro, scan.macros)
+            meant = near(macro, scan.macros)
             raise InputError(
-                f"{place}: %{macro} has no value{near}; set it with --gin.{macro}=VALUE"
+                f"{place}: %{macro} has no value{meant}; set it with --gin.{macro}=VALUE"
             )
     for macro, place in scan.macros.items():
         if macro not in scan.used_macros:
-            raise InputError(f"{place}: nothing uses {macro}{_near(macro, scan.used_macros)}")
-    reached = _reached({_short(selector) for _, selector in scan.references} | roots, scan)
+            meant = near(macro, scan.used_macros) or _as_parameter(macro, reached)
+            raise InputError(f"{place}: nothing uses {macro}{meant}")
     scopes = {part for scope, _ in scan.references for part in scope.split("/")}
     for (scope, selector, parameter), place in scan.parameters.items():
-        if _short(selector) not in reached:
+        if short(selector) not in reached:
             raise InputError(
                 f"{place}: {selector}.{parameter} is set but nothing refers to @{selector}(), "
                 "so the setting would have no effect; bind it to a parameter or drop it"
             )
         for part in scope.split("/") if scope else ():
             if part not in scopes:
-                raise InputError(f"{place}: nothing enters the scope {part!r}{_near(part, scopes)}")
+                raise InputError(f"{place}: nothing enters the scope {part!r}{near(part, scopes)}")
 
 
-def _reached(names: set[str], scan: _Scan) -> set[str]:
+def _reached(names: set[str], scan: Scan) -> set[str]:
     """The names, and those that they build as default parts."""
-    bound = {(_short(selector), parameter) for _, selector, parameter in scan.parameters}
+    bound = {(short(selector), parameter) for _, selector, parameter in scan.parameters}
     reached = set(names)
     waiting = sorted(names & _originals.keys())
     while waiting:
@@ -278,41 +310,64 @@ def _check_parameter(selector: str, parameter: str, place: str) -> None:
     signature = inspect.signature(_originals[_lookup(selector, place)])
     kinds = {p.kind for p in signature.parameters.values()}
     if parameter not in signature.parameters and inspect.Parameter.VAR_KEYWORD not in kinds:
-        near = _near(parameter, signature.parameters)
-        known = ", ".join(signature.parameters)
-        raise InputError(
-            f"{place}: {selector} has no parameter {parameter!r}{near or '.'} It has: {known}"
-        )
+        meant = near(parameter, signature.parameters) or _as_parameter(parameter, _originals)
+        meant = meant or f". It has: {', '.join(signature.parameters)}"
+        raise InputError(f"{place}: {selector} has no parameter {parameter!r}{meant}")
 
 
 def _lookup(selector: str, place: str) -> str:
-    name = _short(selector)
+    name = short(selector)
     if name not in _originals:
-        raise InputError(f"{place}: unknown name {selector!r}{_near(name, _originals)}")
+        raise InputError(f"{place}: unknown name {selector!r}{near(name, _originals)}")
     return name
 
 
-def _short(selector: str) -> str:
-    return selector.rsplit(".", 1)[-1]
+def _as_parameter(name: str, known: Iterable[str]) -> str:
+    """ "; did you mean 'TrainConfig.steps'?" for a bare parameter; '' unless one or two have it."""
+    found = [
+        f"{owner}.{parameter}"
+        for owner in sorted(known)
+        if owner in _originals
+        for parameter in inspect.signature(_originals[owner]).parameters
+        if parameter.lower() == name.lower()
+    ]
+    names = " or ".join(repr(each) for each in found)
+    return f"; did you mean {names}?" if 0 < len(found) <= 2 else ""
 
 
-def _near(name: str, known: Iterable[str]) -> str:
-    by_lower = {candidate.lower(): candidate for candidate in known}
-    match = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.6)
-    return f"; did you mean {by_lower[match[0]]!r}?" if match else ""
+def sets(name: str) -> bool:
+    """Whether the parsed files set anything of a registered object."""
+    return _parsed.sets(name)
+
+
+def settings(name: str) -> dict[str, Any]:
+    """The parameters of a registered object as it would be called: defaults, then what is set."""
+    signature = inspect.signature(_originals[name])
+    defaults = {
+        p.name: p.default for p in signature.parameters.values() if p.default is not p.empty
+    }
+    return {**defaults, **gin.get_bindings(name)}
+
+
+def plain(error: InputError) -> InputError:
+    """The error as one sentence: not gin's trail of calls, but the settings to change."""
+    if not isinstance(error, _Refused):
+        return error
+    advice = _parsed.advice(error.name, error.scope, error.message)
+    return InputError(error.message.rstrip(".") + advice)
 
 
 def build(name: str, **kwargs: Any) -> Any:
-    """Calls the registered object with the parsed settings; keyword arguments win over them."""
+    """Calls the registered object with the parsed settings; keyword arguments win over them.
+
+    Raises InputError of what is built, as one sentence that names the settings to change.
+    """
     if name not in _registered:
-        raise InputError(f"unknown name {name!r}{_near(name, _registered)}")
+        raise InputError(f"unknown name {name!r}{near(name, _registered)}")
     try:
         return _registered[name](**kwargs)
-    except TypeError as error:
-        if "missing" not in str(error) and "Required" not in str(error):
-            raise
-        first = str(error).splitlines()[0]
-        raise InputError(f"{name} is not fully configured: {first}") from error
+    except InputError as error:
+        raise plain(error) from None
 
 
 def bound_config() -> str:

@@ -16,6 +16,13 @@ class GinInner:
     size: int = 1
     label: str = "none"
     values: tuple[float, ...] = ()
+    span: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        if self.size < 0:
+            raise InputError(f"size is {self.size}: at least 0.")
+        if self.label == "refused":
+            raise InputError("that one is refused")
 
 
 @dataclass(frozen=True)
@@ -128,10 +135,108 @@ def test_mistakes_are_named_with_their_place(tmp_path, text, message):
     assert message in str(caught.value)
 
 
+def test_a_bare_name_is_recognised_as_a_parameter(tmp_path):
+    with pytest.raises(InputError, match=r"nothing uses span; did you mean 'GinInner.span'\?"):
+        parse(tmp_path, BASE, "span=None")
+    with pytest.raises(InputError, match=r"no parameter 'tags'; did you mean 'GinOuter.tags'\?"):
+        parse(tmp_path, BASE, "GinInner.tags=3")
+
+
 def test_missing_required_setting_is_named(tmp_path):
     parse(tmp_path, "GinOuter.rate = 0.1\n")
-    with pytest.raises(InputError, match="inner"):
+    with pytest.raises(InputError) as caught:
         gin_setup.build("GinOuter")
+    assert str(caught.value) == "GinOuter.inner has no value: give a --gin_file that sets it"
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "message"),
+    [
+        # The setting that the message mentions, and where it stands.
+        (
+            "GinInner.size = -1\nGinInner.label = 'a'\n",
+            (),
+            "size is -1: at least 0; change GinInner.size (experiment.gin, line 2)",
+        ),
+        (
+            "GinInner.size = 4\n",
+            ("GinInner.size=-1",),
+            "size is -1: at least 0; change GinInner.size (the command line)",
+        ),
+        # A macro is changed where it has its value.
+        (
+            "SIZE = 4\nGinInner.size = %SIZE\n",
+            ("SIZE=-2",),
+            "size is -2: at least 0; change SIZE (the command line)",
+        ),
+        # No setting is mentioned: all that there are.
+        (
+            "GinInner.size = 4\nGinInner.label = 'refused'\n",
+            (),
+            "that one is refused; change GinInner.size (experiment.gin, line 2) or GinInner.label "
+            "(experiment.gin, line 3)",
+        ),
+        # Values of another type, before the code stumbles over them.
+        (
+            "GinInner.size = 'big'\n",
+            (),
+            "GinInner.size is 'big': give a whole number; change GinInner.size (experiment.gin, "
+            "line 2)",
+        ),
+        (
+            "GinInner.size = 2.5\n",
+            (),
+            "GinInner.size is 2.5: give a whole number; change GinInner.size (experiment.gin, "
+            "line 2)",
+        ),
+        (
+            "GinInner.span = (1,)\n",
+            (),
+            "GinInner.span is (1,): give 2 values in brackets (a number, a number) or None; change "
+            "GinInner.span (experiment.gin, line 2)",
+        ),
+    ],
+)
+def test_a_refused_value_is_one_sentence_with_the_setting_to_change(
+    tmp_path, monkeypatch, text, overrides, message
+):
+    monkeypatch.chdir(tmp_path)
+    parse(tmp_path, BASE + text, *overrides)
+    with pytest.raises(InputError) as caught:
+        gin_setup.build("GinOuter")
+    assert str(caught.value) == message
+
+
+def test_the_binding_of_the_scope_is_the_one_to_change(tmp_path):
+    text = "GinOuter.inner = @a/GinInner()\nGinInner.size = 1\na/GinInner.size = -1\n"
+    parse(tmp_path, text)
+    with pytest.raises(InputError, match=r"change a/GinInner.size \(.*, line 3\)$"):
+        gin_setup.build("GinOuter")
+
+
+def test_an_error_of_a_function_that_is_called_later_is_told_the_same_way(tmp_path):
+    def gin_reader(path: str | None = None) -> None:
+        raise InputError(f"{path} is not there")
+
+    gin_setup.register(gin_reader)
+    parse(tmp_path, "GinOuter.inner = @gin_reader\ngin_reader.path = 'x'\n")
+    with pytest.raises(InputError) as caught:
+        gin_setup.build("GinOuter").inner()
+    assert "In call to configurable" in str(caught.value)
+    told = str(gin_setup.plain(caught.value))
+    assert told.startswith("x is not there; change gin_reader.path (") and "In call" not in told
+
+
+def test_values_of_the_right_type_pass(tmp_path):
+    parse(tmp_path, BASE + "GinInner.span = [1, 2.5]\nGinInner.values = (1,)\n")
+    assert gin_setup.build("GinOuter").inner == GinInner(span=[1, 2.5], values=(1,))
+
+
+def test_settings_and_what_is_set_can_be_asked_for(tmp_path):
+    parse(tmp_path, BASE + "N = 3\nGinInner.size = %N\n")
+    assert gin_setup.sets("GinInner") and not gin_setup.sets("GinWithParts")
+    assert gin_setup.settings("GinInner")["size"] == 3
+    assert gin_setup.settings("GinInner")["label"] == "none"
 
 
 def test_more_can_be_registered_after_parsing(tmp_path):
