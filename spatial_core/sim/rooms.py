@@ -43,27 +43,42 @@ MATERIALS: dict[str, tuple[float, ...]] = {
 # The fast simulator mixes four bands: up to 707 Hz (the octaves 125, 250, 500), the octaves 1 k
 # and 2 k, and everything above 2828 Hz (4 k, 8 k); octaves count by their width.
 BAND_EDGES_HZ = (707.0, 1414.0, 2828.0)
-_BAND_WEIGHTS = np.diff((0.0, *BAND_EDGES_HZ, 8000.0)) / 8000.0
+BAND_WEIGHTS = np.diff((0.0, *BAND_EDGES_HZ, 8000.0)) / 8000.0
 _BAND_MEANS = np.zeros((7, 4))
 _BAND_MEANS[0:3, 0] = 1 / 4, 1 / 4, 1 / 2
 _BAND_MEANS[3, 1], _BAND_MEANS[4, 2], _BAND_MEANS[5:7, 3] = 1, 1, 1 / 2
 
 
+def octave_bands(octaves: np.ndarray) -> np.ndarray:
+    """Mean over the octaves of each of the four bands: [..., 7] -> [..., 4]."""
+    return octaves @ _BAND_MEANS
+
+
 def band_absorption(absorption: np.ndarray) -> np.ndarray:
     """Mean absorption in each of the four bands: [6, 7] -> [6, 4]."""
-    return np.minimum(absorption @ _BAND_MEANS, 1.0)
+    return np.minimum(octave_bands(absorption), 1.0)
 
 
 @functools.cache
-def _directions(points: int = 12, crowding: float = 2.5) -> tuple[np.ndarray, np.ndarray]:
-    """|direction cosines| [points**2, 3] of one octant (by symmetry enough), solid angles [..].
+def direction_edges(points: int = 12, crowding: float = 2.5) -> np.ndarray:
+    """Edges [points + 1] of cells within 0..1, used twice: for the sine of the elevation and for the
+    azimuth over 90 degrees of one octant.
 
     Crowded where a cosine vanishes: late sound travels along walls or between two hard ones, and an
     even grid would miss it (at 10 x 10 even points the reverberation time comes out 10% short in
     the median and 50% short in the worst tenth of rooms).
     """
     share = np.linspace(0, 1, points + 1)
-    edges = share**crowding / (share**crowding + (1 - share) ** crowding)
+    return share**crowding / (share**crowding + (1 - share) ** crowding)
+
+
+@functools.cache
+def direction_cells() -> tuple[np.ndarray, np.ndarray]:
+    """|direction cosines| [points**2, 3] of one octant (by symmetry enough), solid angles [..].
+
+    The cell (i, j) of `direction_edges` in elevation and azimuth is row i * points + j.
+    """
+    edges = direction_edges()
     middles = (edges[1:] + edges[:-1]) / 2
     up, turn = np.meshgrid(middles, middles * np.pi / 2, indexing="ij")
     flat = np.sqrt(1 - up**2)
@@ -187,10 +202,10 @@ def _decay_of(sides: np.ndarray, log_reflection: np.ndarray) -> Decay:
     axis a in turn, c |u_a| / L_a times a second in all, so its energy falls exponentially; the
     room's decay is the mean over all directions (and here over the four bands, by width).
     """
-    cosines, shares = _directions()
+    cosines, shares = direction_cells()
     per_axis = log_reflection.reshape(3, 2, 4).sum(axis=1) / sides[:, None]
     rates = np.maximum(-SPEED_OF_SOUND / 2 * (cosines @ per_axis), 1e-3)  # [directions, bands]
-    return Decay(weights=(shares[:, None] * _BAND_WEIGHTS / rates).ravel(), rates=rates.ravel())
+    return Decay(weights=(shares[:, None] * BAND_WEIGHTS / rates).ravel(), rates=rates.ravel())
 
 
 @dataclass(frozen=True)
