@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from spatial_core.audio.delays import Correlations
+from spatial_core.audio.delays import Correlations, peak_offset
 from spatial_core.geometry.arrays import MicArray
 from spatial_core.geometry.coords import to_spherical
 
@@ -63,7 +63,7 @@ class ArrayFit:
         wanted = int(np.clip(1500 * (aperture / 0.18) ** 2, 800, 6000))
         affordable = max(300, MAX_LOOKUPS // (segments * pairs))
         self.directions = fibonacci_sphere(min(wanted, affordable))
-        # Whole steps of the oversampled lag axis are fine enough: 1/64 ms at 16 kHz.
+        # Whole steps of the lag axis are fine enough: 1/64 ms at any sample rate.
         self._delays = -(self.directions @ self.positions.T) / SPEED_OF_SOUND / self._step
 
     def pair_response(self, pair: int | np.intp, order: tuple[int, ...]) -> NDArray[np.floating]:
@@ -172,12 +172,21 @@ def pair_limits(array: MicArray, correlations: Correlations) -> NDArray[np.float
 def in_range_peak(
     array: MicArray, correlations: Correlations
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Strongest correlation [s, p] (either sign) within each pair's limit, and its lag (seconds)."""
-    allowed = np.abs(correlations.lags) <= pair_limits(array, correlations)[:, None]
-    values = np.where(allowed, np.abs(correlations.near), -1.0)
-    index = np.argmax(values, axis=-1)
-    peak = np.take_along_axis(values, index[..., None], axis=-1)[..., 0]
-    return peak, correlations.lags[index]
+    """Strongest correlation [s, p] (either sign) within each pair's limit, and its lag (seconds).
+
+    The lag is that of the parabola through the peak and its neighbours: finer than the lags' step.
+    """
+    lags = correlations.lags
+    allowed = np.abs(lags) <= pair_limits(array, correlations)[:, None]
+    size = np.abs(correlations.near)
+    index = np.argmax(np.where(allowed, size, -1.0), axis=-1)
+    inner = np.clip(index, 1, len(lags) - 2)
+    below, peak, above = (
+        np.take_along_axis(size, (inner + k)[..., None], axis=-1)[..., 0] for k in (-1, 0, 1)
+    )
+    offset = np.where(index == inner, peak_offset(below, peak, above), 0.0)
+    found = np.take_along_axis(size, index[..., None], axis=-1)[..., 0]
+    return found, lags[index] + offset * (lags[1] - lags[0])
 
 
 def undetectable_swaps(array: MicArray, tolerance: float = 0.02) -> list[tuple[int, int]]:

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from spatial_core.audio.levels import rms_db
 from spatial_core.errors import InputError
 from spatial_core.geometry.arrays import MicArray
 
@@ -80,8 +79,9 @@ def check_channels(
 def alternating_level_db(samples: NDArray[np.floating]) -> NDArray[np.float64]:
     """RMS level [c] in dB re full scale of [c, t] without the DC offset and the filter edges."""
     edge = _EDGE if samples.shape[1] > 4 * _EDGE else 0
-    inner = samples[:, edge : samples.shape[1] - edge].astype(np.float64)
-    return rms_db(inner - inner.mean(axis=1, keepdims=True))
+    inner = samples[:, edge : samples.shape[1] - edge]
+    with np.errstate(divide="ignore"):
+        return np.asarray(10 * np.log10(np.var(inner, axis=1, dtype=np.float64)), np.float64)
 
 
 def dead_channels(levels: NDArray[np.float64]) -> NDArray[np.intp]:

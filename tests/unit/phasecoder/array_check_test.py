@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pyroomacoustics as pra
 import pytest
@@ -10,7 +12,7 @@ import pytest
 from phasecoder.array_check import check_array
 from phasecoder.array_fit import undetectable_swaps
 from phasecoder.array_report import ArrayReport
-from spatial_core.audio.io import Audio
+from spatial_core.audio.io import Audio, resample
 from spatial_core.geometry.arrays import PRESETS, MicArray, preset
 from spatial_core.geometry.coords import azimuth_error, to_cartesian
 
@@ -268,6 +270,34 @@ def test_the_sample_rate_is_respected() -> None:
     """The same samples taken as 8 kHz have twice the delays: too large for the array."""
     array = preset("square_4")
     assert not check(array, free_field(array, 0.0), rate=4_000).ok
+
+
+@pytest.mark.parametrize("name", ["nao_8", "square_4"])
+@pytest.mark.parametrize("swap", [False, True])
+def test_findings_are_the_same_at_every_sample_rate(name: str, swap: bool) -> None:
+    array = preset(name)
+    x = free_field(array, 35.0)
+    if swap:
+        x[[0, 1]] = x[[1, 0]]
+    reports = [check(array, resample(x, RATE, rate), rate) for rate in (RATE, 44_100, 48_000)]
+    texts = [
+        [(level, text.split("; the delays")[0]) for level, text in r.findings] for r in reports
+    ]
+    assert texts[0] == texts[1] == texts[2]
+    lags = np.array([[lag.lag_ms for lag in report.lags] for report in reports])
+    np.testing.assert_allclose(lags[1:], lags[[0, 0]], atol=2e-3)  # a sample is 21e-3 at 48 kHz
+
+
+def test_sixteen_channels_at_48_khz_take_seconds() -> None:
+    """10 s of 120 pairs: about 1.2 s of CPU time; the limit leaves room for a slow machine."""
+    ball = np.random.default_rng(5).standard_normal((16, 3))
+    array = MicArray(0.05 * ball / np.linalg.norm(ball, axis=1, keepdims=True))
+    x = resample(free_field(array, 35.0, seconds=10.0), RATE, 48_000)
+    before = time.process_time()
+    report = check(array, x, 48_000)
+    assert time.process_time() - before < 5.0
+    assert alarms(report) == []
+    assert len(report.lags) == 120
 
 
 def test_report_texts_and_values() -> None:
