@@ -15,13 +15,12 @@ from phasecoder.array_fit import (
     SPEED_OF_SOUND,
     ArrayFit,
     Hypothesis,
-    fibonacci_sphere,
     free_score,
-    in_range_peak,
     undetectable_swaps,
 )
 from phasecoder.array_report import ArrayReport, Finding, PairLag
 from phasecoder.array_sync import LateChannel, Synchrony, measure_synchrony
+from phasecoder.array_unit import longest_lag, too_large, too_small
 from spatial_core.audio.checks import (
     alternating_level_db,
     check_channels,
@@ -34,15 +33,12 @@ from spatial_core.audio.io import Audio
 from spatial_core.errors import InputError
 from spatial_core.geometry.arrays import MicArray
 
-LARGE_APERTURE = 1.0  # metres
+LARGE_APERTURE = 0.4  # metres
 WEAK_CHANNEL_DB = 15.0
 SUSPECT_GAIN, SURE_GAIN = 1.08, 1.2
 POOR_FIT = 0.7  # share of the fit that the pairs reach one by one
 GOOD_FIT = 0.85
 SMALL_APERTURE = 0.015
-SMALL_DELAYS = 0.2  # share of the largest possible delay that looks like a wrong unit
-SMALLER = (0.1, 0.01)
-HAND_HELD = 0.25  # metres; a flat array up to here may well hear its source broadside
 
 
 def check_array(array: MicArray, audio: Audio | None = None) -> ArrayReport:
@@ -66,7 +62,7 @@ def check_array(array: MicArray, audio: Audio | None = None) -> ArrayReport:
     part = MicArray(array.positions[usable], array.name)
     try:
         correlations = pair_correlations(
-            audio.samples[usable], audio.sample_rate, 1.15 * part.aperture / SPEED_OF_SOUND + 2e-4
+            audio.samples[usable], audio.sample_rate, longest_lag(part)
         )
     except InputError as error:
         return ArrayReport(array, [*findings, Finding("error", str(error))], suspects=tuple(faulty))
@@ -84,8 +80,8 @@ def _check_geometry(array: MicArray) -> list[Finding]:
         findings.append(
             Finding(
                 "warn",
-                f"{array.aperture:.2f} m across is large for an array: if the numbers are "
-                f'centimetres or millimetres, say "unit": "cm" or "mm" in the JSON file',
+                f"{array.aperture:.2f} m across is large for an array: is it centimetres? If the "
+                'numbers are centimetres or millimetres, say "unit": "cm" or "mm" in the JSON file',
             )
         )
     if array.aperture < SMALL_APERTURE:
@@ -136,6 +132,9 @@ def _check_delays(
     """Synchrony, units and order from the correlations of the usable channels (`part`)."""
     synchrony = measure_synchrony(part, correlations)
     lags = _lag_table(part, usable, correlations, synchrony)
+    unit = too_small(part, correlations)
+    if unit:
+        return ArrayReport(array, [*findings, unit], lags, suspects=tuple(faulty))
     suspects = [*faulty, *(usable[late.channel] for late in synchrony.late)]
     if len(synchrony.together) < 2:
         findings.append(_nothing_in_common(part, synchrony, lags))
@@ -149,7 +148,7 @@ def _check_delays(
     channels = [usable[k] for k in keep]
     kept = _restrict(correlations, keep)
     direction = None
-    unit = _unit_finding(inner, kept)
+    unit = too_large(inner, kept)
     if unit:
         findings.append(unit)
     elif len(keep) < 3:
@@ -216,40 +215,6 @@ def _late_finding(late: LateChannel, usable: list[int]) -> Finding:
             "all channels with one device"
         )
     return Finding("error", text)
-
-
-def _unit_finding(part: MicArray, correlations: Correlations) -> Finding | None:
-    """A warning when the delays are far smaller than the coordinates allow: too large a unit."""
-    i, j = correlations.pairs.T
-    distance = np.linalg.norm(part.positions[i] - part.positions[j], axis=-1)
-    wide = distance >= 0.5 * distance.max()
-    lag = np.abs(in_range_peak(part, correlations)[1][:, wide])
-    # The largest share in each segment: a talker who moves must not average out.
-    ratio = float(np.median((lag * SPEED_OF_SOUND / distance[wide]).max(axis=1)))
-    if part.shape == "volumetric":
-        # Some pair always points towards the source: how small can the largest share be?
-        axes = (part.positions[i] - part.positions[j])[wide] / distance[wide, None]
-        least = np.abs(fibonacci_sphere(2000) @ axes.T).max(axis=1).min()
-        small = ratio < min(2 * SMALL_DELAYS, 0.5 * least)
-    else:
-        small = ratio < SMALL_DELAYS and part.aperture > HAND_HELD
-    if not small and ratio < 3 * SMALL_DELAYS:
-        given = ArrayFit(part.positions, correlations).evaluate().score
-        scaled = [
-            ArrayFit(part.positions * scale, correlations).evaluate().score for scale in SMALLER
-        ]
-        small = max(scaled) > SURE_GAIN * given
-    if not small:
-        return None
-    times = (
-        f"{1 / ratio:.0f} times smaller than" if ratio > 0.002 else "next to nothing beside what"
-    )
-    where = "" if part.shape == "volumetric" else ", unless the sound came from broadside"
-    return Finding(
-        "warn",
-        f"the delays are {times} the coordinates allow: the coordinates may be in the wrong unit "
-        f"(too large){where}; channel order was not tested",
-    )
 
 
 def _restrict(correlations: Correlations, keep: list[int]) -> Correlations:

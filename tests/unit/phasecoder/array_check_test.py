@@ -201,19 +201,42 @@ def test_a_weak_channel_is_named() -> None:
     assert text.startswith("channel 4: 20 dB weaker")
 
 
-@pytest.mark.parametrize("name", ["nao_8", "circle_6_1", "tetrahedron"])
-def test_too_large_a_unit_is_suspected(name: str) -> None:
+@pytest.mark.parametrize("name", ["nao_8", "circle_6_1", "tetrahedron", "respeaker_4mic"])
+@pytest.mark.parametrize("factor", [10.0, 30.0])
+def test_a_unit_that_the_delays_refute_as_too_large_is_an_error(name: str, factor: float) -> None:
+    """7 cm given as 0.7 m: from 20 degrees of elevation its delays cannot be a tenth."""
     array = preset(name)
-    x = free_field(array, 20.0)
-    for factor in (10.0, 30.0):
-        texts = alarms(check(MicArray(array.positions * factor), x))
-        assert any("wrong unit" in text or '"unit"' in text for text in texts), texts
+    report = check(MicArray(array.positions * factor), free_field(array, 20.0, 20.0))
+    (text,) = [text for level, text in report.findings if level == "error"]
+    assert "are in the wrong unit (too large)" in text
+    assert f"{100 * factor * array.aperture:.1f} cm across" in text
+    said = float(text.split("about ")[1].split(" cm")[0])
+    assert 0.6 * array.aperture < said / 100 < 1.1 * array.aperture
 
 
-def test_too_small_a_unit_is_suspected() -> None:
-    array = preset("nao_8")
-    texts = alarms(check(MicArray(array.positions / 10), free_field(array, 20.0)))
-    assert any("is the unit right" in text for text in texts)
+def test_a_line_that_may_hear_its_talker_broadside_is_only_suspected() -> None:
+    """A sound bar faces its talker: no delay refutes it."""
+    array = preset("line_4")
+    report = check(MicArray(array.positions * 10), free_field(array, 85.0))
+    assert report.ok
+    assert any("unless the sound came from broadside" in text for text in alarms(report))
+
+
+@pytest.mark.parametrize("name", ["nao_8", "circle_6_1", "tetrahedron", "square_4"])
+def test_a_unit_that_the_delays_refute_as_too_small_is_an_error(name: str) -> None:
+    array = preset(name)
+    report = check(MicArray(array.positions / 10), free_field(array, 20.0))
+    (text,) = [text for level, text in report.findings if level == "error"]
+    assert "wrong unit (too small)" in text
+    assert report.suspects == ()
+
+
+def test_without_a_recording_40_cm_are_asked_about() -> None:
+    array = preset("respeaker_4mic")
+    (text,) = alarms(check_array(MicArray(array.positions * 10)))
+    assert text.startswith("0.65 m across")
+    assert "is it centimetres?" in text
+    assert alarms(check_array(MicArray(array.positions * 6))) == []  # 39 cm
 
 
 def test_wrong_coordinates_do_not_fit() -> None:
