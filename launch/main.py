@@ -9,7 +9,8 @@ setting of it can be overridden on the command line:
     python -m launch.main --run_mode=train --gin_file=experiments/quickstart.gin \\
         --gin.TrainConfig.steps=200 --gin.OptimizerConfig.peak_lr=1e-3 --workdir=runs/short
 
-See what a run would be (resolved config, parameters, shards, shapes, memory) without running it:
+See what a run would be (a summary, then all settings; of a training also shapes and memory) without
+running it:
 
     python -m launch.main --run_mode=train --gin_file=experiments/quickstart.gin --dry_run
 
@@ -21,21 +22,22 @@ in the data, 75 stopped by SIGTERM, 130 stopped by Ctrl-C; after 75 and 130 the 
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
 from absl import app, flags, logging
 
 from launch import configurables
-from launch.modes import EXIT_DATA, EXIT_INPUT, EXIT_NONFINITE, MODES, ROOTS
+from launch.modes import EXIT_DATA, EXIT_INPUT, EXIT_NONFINITE, MODES, ROOTS, Mode
 from spatial_core.config import gin_setup
+from spatial_core.config.bindings import near
 from spatial_core.config.paths import config_files
 from spatial_core.errors import InputError
 
-_RUN_MODE = flags.DEFINE_enum(
+_RUN_MODE = flags.DEFINE_string(
     "run_mode",
     "train",
-    list(MODES),
     "What to do: " + "; ".join(f"{name}: {mode.help}" for name, mode in MODES.items()) + ".",
 )
 _GIN_FILE = flags.DEFINE_multi_string(
@@ -65,21 +67,45 @@ def main() -> None:
         rest, bindings = gin_setup.split_argv(sys.argv)
     except InputError as error:
         sys.exit(_fail(error, EXIT_INPUT))
-    app.run(lambda argv: sys.exit(_guarded(argv, bindings)), argv=rest)
+    app.run(lambda argv: sys.exit(_guarded(argv, bindings)), argv=rest, flags_parser=_parse_flags)
+
+
+def _parse_flags(argv: list[str]) -> list[str]:
+    """What absl leaves of the command line; a mistake is answered as all others are, with code 2."""
+    try:
+        rest: list[str] = flags.FLAGS(argv)
+    except flags.Error as error:
+        sys.exit(_fail(InputError(f"{str(error).strip()}; see --help"), EXIT_INPUT))
+    except SystemExit:  # --help, for which absl exits with 1
+        sys.exit(0)
+    return rest
 
 
 def run(bindings: list[str]) -> int:
     """Runs the mode that the parsed flags name; returns the exit code."""
+    mode = _mode(_RUN_MODE.value)
     if not _GIN_FILE.value:
         raise InputError(f"give --gin_file=EXPERIMENT. Shipped: {', '.join(_experiments())}")
     configurables.register_all()
-    mode = MODES[_RUN_MODE.value]
     gin_setup.parse(_GIN_FILE.value, bindings, roots=ROOTS)
+    if not any(map(gin_setup.sets, mode.needs)):
+        raise InputError(
+            f"--run_mode={_RUN_MODE.value} needs settings of {' or '.join(mode.needs)}, and "
+            f"{' with '.join(_GIN_FILE.value)} has none: give --gin_file={mode.example}, or set them"
+        )
     _set_up_jax()
     if _DRY_RUN.value:
-        print(_describe(_RUN_MODE.value))
+        _show(mode.preview(_workdir(), " with ".join(_GIN_FILE.value)))
         return 0
     return mode.run(_workdir())
+
+
+def _mode(name: str) -> Mode:
+    if name not in MODES:
+        raise InputError(
+            f"--run_mode={name} is unknown; choose among {', '.join(MODES)}{near(name, MODES)}"
+        )
+    return MODES[name]
 
 
 def _set_up_jax() -> None:
@@ -90,12 +116,13 @@ def _set_up_jax() -> None:
         distributed.enable_compile_cache(_COMPILE_CACHE.value)
 
 
-def _describe(mode: str) -> str:
-    if mode == "train":
-        from spatial_core.train.dry_run import dry_run
-
-        return dry_run(gin_setup.build("TrainConfig"))
-    return gin_setup.bound_config()
+def _show(text: str) -> None:
+    """Prints; a reader who has seen enough (`| head`) is no error."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        # Python flushes once more at its end, which must not fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _experiments() -> list[str]:
@@ -121,7 +148,7 @@ def _guarded(argv: list[str], bindings: list[str]) -> int:
             raise InputError(f"unexpected {' '.join(argv[1:])!r}; see --help")
         return run(bindings)
     except InputError as error:
-        return _fail(error, EXIT_INPUT)
+        return _fail(gin_setup.plain(error), EXIT_INPUT)
     except NonFiniteError as error:
         return _fail(error, EXIT_NONFINITE)
     except DataBudgetError as error:

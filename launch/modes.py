@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from launch import previews
 from spatial_core.config import gin_setup
 
 EXIT_INPUT, EXIT_NONFINITE, EXIT_DATA, EXIT_TERMINATED, EXIT_INTERRUPTED = 2, 3, 4, 75, 130
@@ -19,11 +20,24 @@ EXIT_INPUT, EXIT_NONFINITE, EXIT_DATA, EXIT_TERMINATED, EXIT_INTERRUPTED = 2, 3,
 
 @dataclass(frozen=True)
 class Mode:
-    """A run mode: what it does in a few words, what runs it, and the configurables it builds."""
+    """A run mode.
+
+    help: what it does in a few words. run: does it in a workdir. preview: what --dry_run prints,
+    for a workdir and the name of the experiment. needs: configurables of which one must have
+    settings. example: a shipped file that has them. also: further configurables that it builds.
+    """
 
     help: str
     run: Callable[[Path], int]
-    roots: tuple[str, ...]
+    preview: Callable[[Path, str], str]
+    needs: tuple[str, ...]
+    example: str
+    also: tuple[str, ...] = ()
+
+    @property
+    def roots(self) -> tuple[str, ...]:
+        """What it builds."""
+        return (*self.needs, *self.also)
 
 
 def _train(workdir: Path) -> int:
@@ -47,16 +61,43 @@ def _evaluate(workdir: Path) -> int:
 def _inspect(workdir: Path) -> int:
     from spatial_core.data.sources import noise_source, speech_source
 
-    data = gin_setup.build("TrainConfig").data
+    scenes = inspected()
     gin_setup.build(
         "inspect_scenes",
-        config=data.scene,
+        config=scenes.scene,
         out_dir=workdir,
-        speech=speech_source(data.speech, data.split),
-        noise=noise_source(data.noise, data.split),
+        speech=speech_source(scenes.speech, scenes.split, scenes.cache_dir),
+        noise=noise_source(scenes.noise, scenes.split, scenes.cache_dir),
     )
     _say(f"pictures and clips in {workdir}")
     return 0
+
+
+@dataclass(frozen=True)
+class Inspected:
+    """A recipe to look at, and what its clips are played with."""
+
+    scene: Any
+    split: str
+    speech: Any
+    noise: Any
+    cache_dir: str | None = None
+
+
+def inspected() -> Inspected:
+    """The scenes of a training's stream, or else of a bank (which holds no sounds of its own)."""
+    if gin_setup.sets("TrainConfig"):
+        data = gin_setup.build("TrainConfig").data
+        scene = data.scene or _bank_scene(data)
+        return Inspected(scene, data.split, data.speech, data.noise, data.cache_dir)
+    bank, played = gin_setup.build("BankConfig"), gin_setup.settings("inspect_scenes")
+    return Inspected(bank.scene, bank.split, played["speech"], played["noise"])
+
+
+def _bank_scene(data: Any) -> Any:
+    from spatial_core.data import bank_manifest
+
+    return bank_manifest.load(Path(data.directory)).scene
 
 
 def _generate(workdir: Path) -> int:
@@ -95,19 +136,50 @@ def _say(line: str) -> None:
     print(line, flush=True)
 
 
-# A new run mode is one line here, with its configurables in launch/configurables.py.
+# A new run mode is an entry here, with its configurables in launch/configurables.py.
 MODES: dict[str, Mode] = {
-    "train": Mode("train a model, or go on with a run", _train, ("TrainConfig",)),
-    "eval": Mode("score models and baselines on the same clips", _evaluate, ("EvalConfig",)),
-    "inspect": Mode(
-        "look at and listen to the simulated scenes", _inspect, ("TrainConfig", "inspect_scenes")
+    "train": Mode(
+        "train a model, or go on with a run",
+        _train,
+        previews.train,
+        ("TrainConfig",),
+        "experiments/quickstart.gin",
     ),
-    "generate": Mode("make a bank of room responses, or finish one", _generate, ("BankConfig",)),
+    "eval": Mode(
+        "score models and baselines on the same clips",
+        _evaluate,
+        previews.evaluate,
+        ("EvalConfig",),
+        "runs/eval.gin",
+    ),
+    "inspect": Mode(
+        "look at and listen to the simulated scenes of a training or of a bank",
+        _inspect,
+        previews.inspect,
+        ("TrainConfig", "BankConfig"),
+        "experiments/quickstart.gin",
+        also=("inspect_scenes",),
+    ),
+    "generate": Mode(
+        "make a bank of room responses, or finish one",
+        _generate,
+        previews.generate,
+        ("BankConfig",),
+        "experiments/rir_bank.gin",
+    ),
     "release": Mode(
-        "calibrate and measure a run, write its checkpoint", _release, ("ReleaseConfig",)
+        "calibrate and measure a run, write its checkpoint",
+        _release,
+        previews.release,
+        ("ReleaseConfig",),
+        "runs/release.gin",
     ),
     "quickstart": Mode(
-        "simulate, train, compare, localise, report", _quickstart, ("QuickstartConfig",)
+        "simulate, train, compare, localise, report",
+        _quickstart,
+        previews.quickstart,
+        ("QuickstartConfig",),
+        "experiments/quickstart.gin",
     ),
 }
 ROOTS = sorted({root for mode in MODES.values() for root in mode.roots})

@@ -37,7 +37,7 @@ from spatial_core.sim.inspect import inspect_scenes
 from spatial_core.sim.scene import sample_scene
 from spatial_core.train.loop import train
 
-FRESH, SHIPPED, SRP = "this run", "shipped", "SRP-PHAT"
+FRESH, SRP = "this run", "SRP-PHAT"
 # Seconds that the stages take on two CPU cores: only their proportions matter, for the time left.
 _STAGES = {"scenes": 15.0, "training": 180.0, "evaluation": 120.0, "recording": 30.0, "report": 5.0}
 _CALIBRATION_BATCHES = 8
@@ -62,6 +62,7 @@ def run_quickstart(config: QuickstartConfig, folder: str | Path) -> QuickstartRe
     """
     folder = Path(folder)
     clock = _Clock()
+    opponent = _opponent(config)  # first: a wrong name must not wait for the training
     report = Report("PhaseCoder quickstart")
     with clock.stage("scenes", "draw simulated rooms and look at them"):
         inspect_scenes(config.test.scene, folder / "scenes", config.scenes, config.seed, clips=2)
@@ -71,9 +72,7 @@ def run_quickstart(config: QuickstartConfig, folder: str | Path) -> QuickstartRe
     if trained.stopped_by is not None:
         return QuickstartResult(stopped_by=trained.stopped_by)
     quickstart_pages.add_training(report, folder, config.clips)
-    models = {FRESH: _release(config, trained.params, folder / "model")}
-    if pretrained.shipped():
-        models[SHIPPED] = pretrained.load()
+    models = {FRESH: _release(config, trained.params, folder / "model"), **opponent}
     with clock.stage("evaluation", f"compare on {config.examples} clips of held-out rooms"):
         evaluation = _evaluate(config, models)
         evaluation.save(folder / "evaluation")
@@ -113,6 +112,13 @@ class _Clock:
         )
         yield
         self.planned += _STAGES[name]
+
+
+def _opponent(config: QuickstartConfig) -> dict[str, Encoder]:
+    """The model that the trained one is compared with, by its name; none if none is shipped."""
+    if config.compare_with is None and not pretrained.shipped():
+        return {}
+    return {config.opponent_name: pretrained.load(config.compare_with)}
 
 
 def _release(config: QuickstartConfig, params: Mapping[str, Any], folder: Path) -> Encoder:

@@ -18,6 +18,8 @@ class QuickstartConfig:
 
     train: the training run. test: held-out scenes (split "test"). examples: clips of the
     evaluation. scenes: scenes drawn for the pictures of what is simulated. seed: of the recording.
+    compare_with: the model that it is compared with, a folder or a shipped one's name (None: the
+    shipped default).
     """
 
     train: TrainConfig
@@ -25,6 +27,7 @@ class QuickstartConfig:
     examples: int = 512
     scenes: int = 300
     seed: int = 0
+    compare_with: str | None = None
 
     def __post_init__(self) -> None:
         if self.test.split != "test":
@@ -42,6 +45,11 @@ class QuickstartConfig:
     def task(self) -> PhaseCoderTask:
         """The task that is trained."""
         return cast(PhaseCoderTask, self.train.task)
+
+    @property
+    def opponent_name(self) -> str:
+        """What the model of `compare_with` is called in tables."""
+        return "shipped" if self.compare_with is None else str(self.compare_with)
 
     @property
     def clips(self) -> int:

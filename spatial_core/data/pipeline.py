@@ -22,7 +22,7 @@ import numpy as np
 
 from spatial_core.data.budget import BadRecords, DataBudgetError
 from spatial_core.data.groups import MAX_ATTEMPTS, Groups, GroupSource, SimulatedGroups
-from spatial_core.data.records import WINDOW, Batch, concatenate, find_bad_examples
+from spatial_core.data.records import WINDOW, Batch, concatenate, empty_batch, find_bad_examples
 from spatial_core.data.seeds import generator
 from spatial_core.data.sources import (
     NoiseSource,
@@ -94,6 +94,12 @@ class CropStream(abc.ABC):
             if value is not None and value < 1:
                 raise InputError(f"{name} is {value}: give 1 or more")
         object.__setattr__(self, "_bad", BadRecords(self.max_bad_records))
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of each field of a global batch."""
+        batch = empty_batch(self.batch_size, self.max_mics)
+        return {name: value.shape for name, value in batch.items()}
 
     @property
     def skipped(self) -> int:

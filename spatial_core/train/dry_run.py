@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run would be: its configuration, tables of parameters and shards, batch shapes, memory."""
+"""What a run would be: a summary, then configuration, tables of parameters and shards, memory."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,19 +16,97 @@ from spatial_core.train import guards, workdir
 from spatial_core.train.config import TrainConfig
 from spatial_core.train.partition import path_name
 from spatial_core.train.program import Program, compile_program
+from spatial_core.train.task import DataStream
+
+Row = tuple[str, str]
 
 
-def dry_run(config: TrainConfig) -> str:
-    """The report as text. Compiles the step; draws no data, allocates no arrays, writes no file."""
+def dry_run(config: TrainConfig, directory: str | Path, experiment: str = "") -> str:
+    """The report as text: a summary of a dozen lines, then the details.
+
+    `directory`: where the run would write. Compiles the step; draws no data, allocates no arrays,
+    writes no file.
+    """
     program = compile_program(config)
+    batch = _batch(config, program)
+    compiled = compile_step(program, batch)
+    summary = [*plan(config, directory, experiment), *_costs(program, batch, compiled)]
     sections = {
         "resolved config": json.dumps(workdir.describe(config), indent=2),
         "parameters": "\n".join(_parameter_table(program)),
         "sharding": "\n".join(_sharding_table(program)),
-        "batch": "\n".join(_batch_table(config)),
-        "memory on each device": "\n".join(_memory_table(config, program)),
+        "batch": "\n".join(_batch_table(batch)),
+        "memory on each device": "\n".join(_memory_table(program, batch, compiled)),
     }
-    return "\n\n".join(f"== {title} ==\n{text}" for title, text in sections.items())
+    details = (f"== {title} ==\n{text}" for title, text in sections.items())
+    return "\n\n".join([aligned_text(summary), *details])
+
+
+def plan(config: TrainConfig, directory: str | Path, experiment: str = "") -> list[Row]:
+    """What would be trained, on what, where and for how long, without compiling anything."""
+    optimizer, size = config.optimizer, config.data.batch_size
+    rate = f"{optimizer.peak_lr:g}"
+    if optimizer.schedule != "constant":
+        end = optimizer.decay_steps or config.steps
+        rate += f" to {optimizer.end_lr:g} at step {end:,} ({optimizer.schedule})"
+    saved = f"a checkpoint each {config.checkpoint_every:,}" if config.checkpoint_every else ""
+    rows = [
+        ("experiment", f"{experiment} ({config.task.name})" if experiment else config.task.name),
+        ("workdir", f"{directory}: {workdir.outlook(Path(directory), config)}"),
+        ("steps", f"{config.steps:,}, {saved or 'a checkpoint at the end'}, {config.keep} kept"),
+        ("examples", f"{config.steps * size:,} ({size:,} a step) from {_stream(config.data)}"),
+        ("rate", f"{rate}, {optimizer.warmup_steps:,} steps of warm-up"),
+        ("starts from", _start(config)),
+    ]
+    if config.validation is not None:
+        count = config.validation_batches * config.validation.batch_size
+        when = f"each {config.eval_every:,} steps" if config.eval_every else "at the end"
+        best = f", the best by {config.best_metric} kept" if config.best_metric else ""
+        rows.append(
+            ("validation", f"{count:,} examples {when}{best}; {_stream(config.validation)}")
+        )
+    return rows
+
+
+def _stream(data: DataStream) -> str:
+    names = [f"{name} {getattr(data, name)!r}" for name in ("split", "seed") if hasattr(data, name)]
+    return ", ".join([type(data).__name__, *names])
+
+
+def _start(config: TrainConfig) -> str:
+    source = config.init_from
+    if source is None:
+        return f"random parameters, seed {config.seed}"
+    if callable(source):
+        return f"the parameters of {getattr(source, '__name__', 'a function')}"
+    return f"the parameters of {source}{'' if Path(source).exists() else ' (which is not there)'}"
+
+
+def compile_step(program: Program, batch: dict[str, jax.ShapeDtypeStruct]) -> Any:
+    """The step as the compiler makes it, for its memory and its operations."""
+    return program.step.lower(program.abstract_state, batch).compile()
+
+
+def _costs(program: Program, batch: dict[str, jax.ShapeDtypeStruct], compiled: Any) -> list[Row]:
+    leaves = jax.tree.leaves(program.abstract_state["params"])
+    count = sum(math.prod(leaf.shape) for leaf in leaves)
+    largest = max(batch, key=lambda name: math.prod(batch[name].shape))
+    rows = [
+        ("batch", f"{largest} {_times(batch[largest].shape)}, {_mebibytes(_shard_bytes(batch))}"),
+        ("parameters", f"{count:,} in {len(leaves)} arrays"),
+    ]
+    analysis = compiled.memory_analysis()
+    if analysis is not None:
+        kept = _mebibytes(_shard_bytes(program.abstract_state))
+        peak = _mebibytes(_peak_bytes(analysis))
+        rows.append(("memory", f"{peak} on each device while a step runs, {kept} of it state"))
+    flops = _flops(compiled)
+    if flops:
+        rows.append(("compute", f"{flops / 1e9:,.2f} GFLOP a step on each device"))
+    mesh = " x ".join(f"{axis} {size}" for axis, size in program.mesh.shape.items())
+    kinds = sorted({device.device_kind for device in jax.devices()})
+    rows.append(("devices", f"{jax.device_count()} ({', '.join(kinds)}) as {mesh}"))
+    return rows
 
 
 def _parameter_table(program: Program) -> Iterator[str]:
@@ -56,39 +135,51 @@ def _sharding_table(program: Program) -> Iterator[str]:
     yield f"{len(leaves) - len(rows) + 1} of {len(leaves)} parameter arrays are whole on every device"
 
 
-def _batch_table(config: TrainConfig) -> Iterator[str]:
+def _batch(config: TrainConfig, program: Program) -> dict[str, jax.ShapeDtypeStruct]:
+    """What a step reads: the task's leaves, with the shapes of the stream where it tells them."""
+    guards.local_batch_size(config.data, jax.process_count(), jax.device_count())
+    shapes = getattr(config.data, "shapes", {})
+    return {
+        name: jax.ShapeDtypeStruct(
+            shapes.get(name, leaf.shape), leaf.dtype, sharding=program.batch_sharding
+        )
+        for name, leaf in config.task.example_batch(config.data.batch_size).items()
+    }
+
+
+def _batch_table(batch: dict[str, jax.ShapeDtypeStruct]) -> Iterator[str]:
     rows = [("leaf", "global", "each device", "dtype")]
-    devices = jax.device_count()
-    guards.local_batch_size(config.data, jax.process_count(), devices)
-    for name, leaf in config.task.example_batch(config.data.batch_size).items():
-        shape, rest = leaf.shape, leaf.shape[1:]
-        part = (shape[0] // devices, *rest)
-        rows.append((name, _times(shape), _times(part), np.dtype(leaf.dtype).name))
+    for name, leaf in batch.items():
+        part = leaf.sharding.shard_shape(leaf.shape)
+        rows.append((name, _times(leaf.shape), _times(part), np.dtype(leaf.dtype).name))
     yield from _aligned(rows)
 
 
-def _memory_table(config: TrainConfig, program: Program) -> Iterator[str]:
+def _memory_table(
+    program: Program, batch: dict[str, jax.ShapeDtypeStruct], compiled: Any
+) -> Iterator[str]:
     state = program.abstract_state
-    batch = config.task.example_batch(config.data.batch_size)
-    shards = {
-        name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=program.batch_sharding)
-        for name, leaf in batch.items()
-    }
     rows = [(name, _mebibytes(_shard_bytes(state[name]))) for name in ("params", "opt_state")]
     if "ema" in state:
         rows.append(("ema", _mebibytes(_shard_bytes(state["ema"]))))
-    rows.append(("batch", _mebibytes(_shard_bytes(shards))))
-    compiled = program.step.lower(state, shards).compile()
+    rows.append(("batch", _mebibytes(_shard_bytes(batch))))
     analysis = compiled.memory_analysis()
     if analysis is not None:
         rows.append(("working memory of the step", _mebibytes(analysis.temp_size_in_bytes)))
-        arguments = analysis.argument_size_in_bytes + analysis.output_size_in_bytes
-        peak = arguments - analysis.alias_size_in_bytes + analysis.temp_size_in_bytes
-        rows.append(("all of it while a step runs", _mebibytes(peak)))
+        rows.append(("all of it while a step runs", _mebibytes(_peak_bytes(analysis))))
     yield from _aligned(rows)
-    costs = compiled.cost_analysis()
-    if costs and costs.get("flops", 0) > 0:
-        yield f"one step: {costs['flops'] / 1e9:,.2f} GFLOP on each device, as the compiler counts"
+    if _flops(compiled):
+        yield f"one step: {_flops(compiled) / 1e9:,.2f} GFLOP on each device, as the compiler counts"
+
+
+def _peak_bytes(analysis: Any) -> int:
+    """Arguments, results that do not overwrite them, and working memory."""
+    held = int(analysis.argument_size_in_bytes + analysis.output_size_in_bytes)
+    return held - int(analysis.alias_size_in_bytes) + int(analysis.temp_size_in_bytes)
+
+
+def _flops(compiled: Any) -> float:
+    return float((compiled.cost_analysis() or {}).get("flops", 0.0))
 
 
 def _shard_bytes(tree: Any) -> int:
@@ -110,3 +201,8 @@ def _aligned(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+
+
+def aligned_text(rows: Sequence[Row]) -> str:
+    """Lines 'label   text' with the texts under each other."""
+    return "\n".join(_aligned(rows))

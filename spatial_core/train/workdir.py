@@ -42,19 +42,42 @@ def claim(directory: Path, config: TrainConfig) -> None:
     Raises InputError that lists what differs.
     """
     described = describe(config)
-    path = directory / "config.json"
-    if path.exists():
-        saved = json.loads(path.read_text())
-        different = list(resolved.differences(_identity(saved), _identity(described)))
-        if different:
-            raise InputError(
-                f"{directory} holds a different experiment; use another --workdir, or delete it.\n  "
-                + "\n  ".join(different)
-            )
+    different = _different(directory, described)
+    if different:
+        raise InputError(
+            f"{directory} holds a different experiment; use another --workdir, or delete it.\n  "
+            + "\n  ".join(different)
+        )
     if is_writer():
         directory.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(described, indent=2, allow_nan=False) + "\n")
+        (directory / "config.json").write_text(
+            json.dumps(described, indent=2, allow_nan=False) + "\n"
+        )
         (directory / "environment.json").write_text(json.dumps(environment(), indent=2) + "\n")
+
+
+def outlook(directory: Path, config: TrainConfig) -> str:
+    """What training in the folder would do: 'fresh', 'resumes at step 500 of 800', ... Reads only."""
+    different = _different(directory, describe(config))
+    if different:
+        more = f", and {len(different) - 1} more" if len(different) > 1 else ""
+        return f"holds a different experiment and would be refused ({different[0]}{more})"
+    steps = Checkpoints(directory).steps()
+    if not steps:
+        started = (directory / "config.json").exists()
+        return "no checkpoint yet: begins at step 0" if started else "fresh"
+    if steps[-1] >= config.steps:
+        return f"finished at step {steps[-1]}: nothing left to train"
+    return f"resumes at step {steps[-1]} of {config.steps}"
+
+
+def _different(directory: Path, described: dict[str, Any]) -> list[str]:
+    """What sets an experiment apart from that of the folder; empty for a new folder."""
+    path = directory / "config.json"
+    if not path.exists():
+        return []
+    saved = json.loads(path.read_text())
+    return list(resolved.differences(_identity(saved), _identity(described)))
 
 
 def _identity(described: dict[str, Any]) -> dict[str, Any]:

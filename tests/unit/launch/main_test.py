@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: every shipped experiment resolves; mistakes are answered in one line."""
+"""The command line: what a dry run tells, and that mistakes are answered in one line."""
 
 from __future__ import annotations
 
@@ -9,15 +9,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from absl import flags
+from absl.testing import flagsaver
 
-from launch import configurables
+from launch import configurables, main
 from launch.modes import MODES, ROOTS
 from spatial_core.config import gin_setup
-from spatial_core.config.paths import config_files
-from spatial_core.train.config import TrainConfig
 
 ROOT = Path(__file__).parents[3]
-EXPERIMENTS = [name for name in config_files() if name.startswith("experiments/")]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -25,28 +24,9 @@ def _registered():
     configurables.register_all()
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
-def test_every_experiment_resolves(name):
-    gin_setup.parse([name], roots=ROOTS)
-    text = gin_setup.bound_config()
-    if "TrainConfig.task" in text:
-        config = gin_setup.build("TrainConfig")
-        assert isinstance(config, TrainConfig) and config.steps > 0
-    elif "BankConfig" in text:
-        assert gin_setup.build("BankConfig").count > 0
-    header = (ROOT / "gin" / name).read_text().split("\n\n")[0]
-    assert "python -m launch.main" in header and f"--gin_file={name}" in header
-
-
 def test_every_root_can_be_built():
     assert set(ROOTS) <= set(gin_setup.registered())
     assert all(mode.help and mode.roots for mode in MODES.values())
-
-
-@pytest.mark.parametrize("extra", [name for name in config_files() if name.startswith("hardware/")])
-def test_hardware_files_add_to_an_experiment(extra):
-    gin_setup.parse(["experiments/plus.gin", extra], roots=ROOTS)
-    gin_setup.build("TrainConfig")
 
 
 @pytest.mark.parametrize(("signal", "code"), [(None, 0), ("SIGTERM", 75), ("SIGINT", 130)])
@@ -55,6 +35,71 @@ def test_a_stopped_run_exits_with_the_documented_code(tmp_path, monkeypatch, sig
     monkeypatch.setattr("spatial_core.train.loop.train", lambda config, workdir: result)
     gin_setup.parse(["experiments/plus.gin"], roots=ROOTS)
     assert MODES["train"].run(tmp_path) == code
+
+
+def _preview(mode: str, folder: Path, *files: str, bindings: tuple[str, ...] = ()) -> str:
+    """What --dry_run says before the settings."""
+    gin_setup.parse(files, bindings, roots=ROOTS)
+    assert any(map(gin_setup.sets, MODES[mode].needs))
+    return MODES[mode].preview(folder, files[0]).split("\n\n")[0]
+
+
+def test_every_mode_names_an_example_that_has_its_settings():
+    for mode in MODES.values():
+        required = ["RUN = 'r'", "ABOUT = 'a'"] if "release" in mode.example else []
+        gin_setup.parse([mode.example], required, roots=ROOTS)
+        assert any(map(gin_setup.sets, mode.needs)), mode.example
+
+
+def test_an_evaluation_says_what_it_scores_and_replaces(tmp_path):
+    files = ("experiments/plus.gin", "runs/eval.gin")
+    told = _preview("eval", tmp_path, *files)
+    assert "PhaseCoder: Encoder 'plus-small'" in told and "1,024 from 1,024 rooms" in told
+    assert "split 'test'" in told and "replaced" not in told
+    (tmp_path / "report.json").touch()
+    assert "replaced" in _preview("eval", tmp_path, *files)
+
+
+def test_a_bank_says_its_size_and_what_is_there(tmp_path):
+    small = ("BankConfig.count = 6", "BankConfig.shard_size = 4", "ARRAY = 'line_4'")
+    told = _preview("generate", tmp_path, "experiments/rir_bank.gin", bindings=small)
+    assert "6 in 2 files" in told and "(fresh)" in told and "line_4 (4 microphones)" in told
+    gin_setup.parse(["experiments/rir_bank.gin"], small, roots=ROOTS)
+    assert MODES["generate"].run(tmp_path) == 0
+    told = _preview("generate", tmp_path, "experiments/rir_bank.gin", bindings=small)
+    assert "2 of its 2 shards are there" in told
+    # The estimate of the size is of the right order.
+    claimed = 6 * 4 * 2 * 8e3
+    made = sum(path.stat().st_size for path in tmp_path.glob("*.arrayrecord"))
+    assert claimed / 3 < made < claimed * 3
+
+
+def test_a_release_says_which_checkpoint_it_lacks(tmp_path):
+    needs = (f"RUN = '{tmp_path}'", "ABOUT = 'card.md'")
+    told = _preview("release", tmp_path / "out", "runs/release.gin", bindings=needs)
+    assert "it has no checkpoint: train it first" in told and "card.md (missing" in told
+    assert "2,048 clips" in told and "split 'validation'" in told
+
+
+def test_an_adaptation_is_compared_with_what_it_started_from(tmp_path):
+    for settings, name in (((), "beside shipped,"), (("MODEL = 'plus-small'",), "plus-small,")):
+        told = _preview("quickstart", tmp_path, "experiments/adapt.gin", bindings=settings)
+        assert name in told and "25,600 (64 a step)" in told and f"{tmp_path / 'train'}" in told
+
+
+@pytest.mark.parametrize("name", ["experiments/plus.gin", "experiments/rir_bank.gin"])
+def test_the_scenes_of_a_training_and_of_a_bank_can_be_looked_at(name, tmp_path, capsys):
+    small = ("inspect_scenes.n = 3", "inspect_scenes.clips = 1")
+    told = _preview("inspect", tmp_path, name, bindings=small)
+    assert "3 scenes, seed 0: 3 to 8 microphones" in told and "1 clips of 4 s" in told
+    assert MODES["inspect"].run(tmp_path) == 0
+    assert "3 scenes: speech in" in capsys.readouterr().out
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "scenes.png",
+        "scenes.json",
+        "clip_00.wav",
+        "clip_00.json",
+    }
 
 
 def _launch(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -69,8 +114,69 @@ def _launch(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_help_teaches_with_examples():
     done = _launch("--help")
+    assert done.returncode == 0
     assert "--run_mode=train --gin_file=experiments/quickstart.gin" in done.stdout
     assert "--dry_run" in done.stdout and "Exit codes" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ("--run_mode=trian",),
+            "--run_mode=trian is unknown; choose among train, eval, inspect, generate, release, "
+            "quickstart; did you mean 'train'?",
+        ),
+        (("--dryrun",), "Unknown command line flag 'dryrun'. Did you mean: dry_run ?; see --help"),
+        (("--num_processes=two",), "flag --num_processes=two: invalid literal"),
+        (("words",), "unexpected 'words'; see --help"),
+        ((), "give --gin_file=EXPERIMENT. Shipped: experiments/adapt.gin"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_a_mistake_is_one_line_and_code_2(arguments, message):
+    done = _launch(*arguments)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith(f"error: {message}")
+    assert "Traceback" not in done.stderr and "In call to configurable" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("mode", "bindings", "message"),
+    [
+        (
+            "eval",
+            (),
+            "--run_mode=eval needs settings of EvalConfig, and experiments/plus.gin has none: give "
+            "--gin_file=runs/eval.gin, or set them",
+        ),
+        ("generate", (), "--run_mode=generate needs settings of BankConfig"),
+        (
+            "train",
+            ("SceneConfig.min_mics = 1",),
+            "min_mics=1, max_mics=8: need 2 <= min <= max <= 64; change SceneConfig.min_mics (the "
+            "command line) or SceneConfig.max_mics (",
+        ),
+    ],
+)
+def test_settings_that_do_not_do_are_one_line_and_code_2(mode, bindings, message, capsys):
+    flags.FLAGS.mark_as_parsed()
+    given = {"run_mode": mode, "gin_file": ["experiments/plus.gin"], "dry_run": True}
+    with flagsaver.flagsaver(**given):
+        assert main._guarded(["main"], list(bindings)) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {message}") and "In call to configurable" not in line
+
+
+def test_a_reader_who_has_seen_enough_is_no_error():
+    command = [sys.executable, "-m", "launch.main", "--run_mode=generate", "--dry_run"]
+    command += ["--gin_file=experiments/rir_bank.gin"]
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait(timeout=240) == 0
 
 
 def test_a_mistyped_setting_is_one_line_and_code_2():

@@ -15,6 +15,7 @@ import pytest
 
 from spatial_core.errors import InputError
 from spatial_core.io.export import write_release
+from spatial_core.train import workdir
 from spatial_core.train.checkpoint import Checkpoints, tree_digest
 from spatial_core.train.config import TrainConfig
 from spatial_core.train.dry_run import dry_run
@@ -230,9 +231,28 @@ def test_a_missing_leaf_is_named(tmp_path):
 
 def test_dry_run_tells_everything_and_writes_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    text = dry_run(config(optimizer=OptimizerConfig(ema_decay=0.9)))
+    text = dry_run(config(optimizer=OptimizerConfig(ema_decay=0.9)), tmp_path / "run", "mine.gin")
+    summary = text.split("\n\n")[0].splitlines()
+    assert 10 <= len(summary) <= 15
+    told = {line.split("  ")[0]: line for line in summary}
+    assert told["experiment"].endswith("mine.gin (toy)")
+    assert told["workdir"].endswith("run: fresh")
+    assert told["parameters"].endswith(" 576 in 3 arrays")
     assert "hidden/kernel  16x32" in text
     assert "total: 576 parameters in 3 arrays" in text
     assert "== batch ==" in text and "16x16" in text
     assert "opt_state" in text and "ema" in text and "working memory" in text
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_outlook_of_a_folder_is_what_training_in_it_does(tmp_path):
+    run = config(steps=4, optimizer=OptimizerConfig(decay_steps=9))
+    assert workdir.outlook(tmp_path, run) == "fresh"
+    train(run, tmp_path)
+    assert workdir.outlook(tmp_path, run) == "finished at step 4: nothing left to train"
+    longer = config(steps=8, optimizer=OptimizerConfig(decay_steps=9))
+    assert workdir.outlook(tmp_path, longer) == "resumes at step 4 of 8"
+    other = config(steps=8, seed=5, optimizer=OptimizerConfig(decay_steps=9))
+    assert "would be refused (seed: 0 -> 5)" in workdir.outlook(tmp_path, other)
+    with pytest.raises(InputError, match="seed: 0 -> 5"):
+        train(other, tmp_path)
