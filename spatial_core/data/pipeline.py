@@ -39,9 +39,18 @@ from spatial_core.sim.rir import PyroomSimulator, RirSimulator
 from spatial_core.sim.scene import SceneConfig, vary_scene
 from spatial_core.sim.synthesis import synthesize_batch
 
+
+def _jax_simulator() -> RirSimulator:
+    # Imported here: making or reading a batch does not need jax otherwise.
+    from spatial_core.sim.jax_engine import JaxSimulator
+
+    return JaxSimulator()
+
+
 # Streams divide their work among threads themselves.
 SIMULATORS: dict[str, Callable[[], RirSimulator]] = {
     "fast": lambda: FastSimulator(threads=1),
+    "jax": _jax_simulator,
     "pyroomacoustics": PyroomSimulator,
 }
 
@@ -261,8 +270,8 @@ class SceneStream(CropStream):
     """A stream whose rooms are simulated on the fly.
 
     scene: what scenes are drawn from. array: one device for all scenes instead of the scene's own
-    choice: a preset's name, a JSON file or a MicArray; max_mics is then its number. simulator: "fast", "pyroomacoustics", or a
-    RirSimulator.
+    choice: a preset's name, a JSON file or a MicArray; max_mics is then its number. simulator:
+    "fast" (for CPUs), "jax" (for accelerators), "pyroomacoustics", or a RirSimulator.
     """
 
     scene: SceneConfig = field(default_factory=SceneConfig)

@@ -78,7 +78,9 @@ class Polynomials:
 def polynomials(delay: DelayFilter, edges_hz: tuple[float, ...], rate: int) -> Polynomials:
     """Chebyshev fits of the low-passes at edges_hz and at rate / 2, of the least degrees that do."""
     nodes = np.cos(np.pi * (np.arange(64) + 0.5) / 64)
-    rows, powers, bands = [], [], []
+    rows: list[np.ndarray] = []
+    powers: list[int] = []
+    bands: list[int] = []
     for band, edge in enumerate((*edges_hz, rate / 2)):
         exact = delay.lowpass((nodes + 1) / 2, edge / (rate / 2))
         for degree in range(1, 24):
@@ -99,7 +101,9 @@ def polynomials(delay: DelayFilter, edges_hz: tuple[float, ...], rate: int) -> P
 
 
 def windows(
-    fraction: Float[Array, "m i"], amplitude: Float[Array, "m i"], gains: Float[Array, "i 4"],
+    fraction: Float[Array, "m i"],
+    amplitude: Float[Array, "m i"],
+    gains: Float[Array, "i 4"],
     table: Polynomials,
 ) -> Float[Array, "m i taps"]:
     """Taps of arrivals with these fractional delays (0..1), amplitudes, and gains of the bands."""

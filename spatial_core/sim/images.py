@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -45,7 +45,7 @@ class Samples(NamedTuple):
 def to_samples(metres: np.ndarray) -> Samples:
     """Whole and part of float64 metres; the part within half a sample of 0."""
     exact = np.asarray(metres, np.float64) * SAMPLES_PER_METRE
-    whole = np.rint(exact)
+    whole: Any = np.rint(exact)
     return Samples(whole.astype(np.int32), (exact - whole).astype(np.float32))
 
 
@@ -54,7 +54,7 @@ class Geometry(NamedTuple):
 
     mask is 1 for microphones there are; centre is their mean. log_reflection: of amplitudes, by axis,
     wall (at 0, at the side) and band. reach: arrivals farther from the centre are left out; within
-    radius <= reach all images are in the box of cells low..low + count - 1. key: of the room's seed.
+    radius <= reach all images are in the box of cells low..low + span - 1. key: of the room's seed.
     patterns, emission: first-order directivity (see receivers.py) of microphones and source.
     """
 
@@ -67,7 +67,7 @@ class Geometry(NamedTuple):
     reach: Float[Array, "b"]
     radius: Float[Array, "b"]
     low: Int[Array, "b 3"]
-    count: Int[Array, "b 3"]
+    span: Int[Array, "b 3"]
     key: Array  # uint32 [b, 2]
     patterns: Float[Array, "b m 4"]
     emission: Float[Array, "b 4"]
@@ -102,12 +102,14 @@ class Extent:
 
     def images(self, room: RoomSpec, reach: float) -> int:
         """How many images that is, or some more."""
-        # A cell belongs to the sphere where its image does; those at the rim count half on average.
-        shell = reach + 0.25 * float(np.linalg.norm(room.dimensions))
-        count = 4 / 3 * math.pi * shell**3 / room.volume
+        sides = np.asarray(room.dimensions)
+        box = float(np.prod(2 * reach / sides + 2))
+        # Where the image is inside, so is at least half of its copy of the room, as a rule.
+        shell = reach + 0.5 * float(np.linalg.norm(sides))
+        count = min(box, 4 / 3 * math.pi * shell**3 / room.volume)
         if self.max_order is not None:
-            order = self.max_order
-            count = min(count, (2 * order + 1) * (2 * order**2 + 2 * order + 3) / 3)
+            # The octahedron of these orders fills a sixth of its box only.
+            count = min(count, (2 * self.max_order + 1) ** 3 / BOX)
         return math.ceil(count)
 
 
@@ -149,7 +151,7 @@ def pack(
     reflection = np.sqrt(np.maximum(1 - absorption, _LEAST_REFLECTION**2))
     numbers = np.array([int(seed) % 2**64 for seed in seeds], np.uint64)
     omni = np.array([1, 0, 0, 0], np.float32)
-    return Geometry(
+    arrays: dict[str, Any] = dict(
         sides=to_samples(sides),
         source=to_samples(sources),
         mics=to_samples(mics),
@@ -159,13 +161,14 @@ def pack(
         reach=(np.asarray(reach) * SAMPLES_PER_METRE).astype(np.float32),
         radius=(radius * SAMPLES_PER_METRE).astype(np.float32),
         low=low.astype(np.int32),
-        count=(high - low + 1).astype(np.int32),
+        span=(high - low + 1).astype(np.int32),
         key=np.stack([numbers >> np.uint64(32), numbers & np.uint64(0xFFFFFFFF)], axis=1).astype(
             np.uint32
         ),
         patterns=np.broadcast_to(omni, (*weight.shape, 4)) if patterns is None else patterns,
         emission=np.broadcast_to(omni, (len(weight), 4)) if emission is None else emission,
     )
+    return Geometry(**arrays)
 
 
 def room_key(room: Geometry, stream: int) -> Array:
@@ -191,48 +194,62 @@ def image_sources(
     """
     numbers = jnp.arange(BOX * capacity)
     cells = _cells(numbers, room)
-    offset = _positions(cells, room).total() - room.centre[:, None]
-    squares = jnp.sum(offset * offset, axis=0)
-    there = numbers < room.count.prod()
+    squares = sum(
+        jnp.square(_position(cell, room, axis).total() - room.centre[axis])
+        for axis, cell in enumerate(cells)
+    )
+    there = numbers < room.span.prod()
     if max_order is not None:
-        there &= jnp.abs(cells).sum(axis=0) <= max_order
+        there &= sum(jnp.abs(cell) for cell in cells) <= max_order
     squares = jnp.where(there, squares, jnp.inf)
     radius = _largest_radius(squares, room.radius, capacity)
-    chosen = jnp.flatnonzero(squares <= radius**2, size=capacity, fill_value=BOX * capacity)
+    inside = squares <= radius**2
+    rank = jnp.where(inside, jnp.cumsum(inside) - 1, capacity)
+    chosen = jnp.full(capacity, BOX * capacity).at[rank].set(numbers, mode="drop")
     there = chosen < BOX * capacity
-    cells = jnp.where(there, _cells(chosen, room), 0)
-    position = _positions(cells, room)
+    cells = [jnp.where(there, cell, 0) for cell in _cells(chosen, room)]
+    axes = [_position(cell, room, axis) for axis, cell in enumerate(cells)]
     if displacement > 0:
-        moved = displacement * _uniform_of_cells(room, cells)
-        moved = jnp.where(jnp.any(cells != 0, axis=0), moved, 0)
-        position = _normalised(position.whole, position.part + moved)
+        reflected = sum(jnp.abs(cell) for cell in cells) > 0
+        shifts = jnp.where(reflected, displacement * _uniform_of_cells(room, cells), 0)
+        axes = [_normalised(x.whole, x.part + shift) for x, shift in zip(axes, shifts)]
     levels = log_gains(cells, room.log_reflection)
     if air is not None:
-        offset = position.total() - room.centre[:, None]
-        metres = jnp.sqrt(jnp.sum(offset * offset, axis=0)) / SAMPLES_PER_METRE
+        squares = sum(jnp.square(x.total() - room.centre[axis]) for axis, x in enumerate(axes))
+        metres = jnp.sqrt(squares) / SAMPLES_PER_METRE
         levels -= 0.5 * metres[:, None] * jnp.asarray(air, jnp.float32)
     gains = jnp.where(there[:, None], jnp.exp(levels), 0)
-    return Arrivals(position, gains, 1.0 - 2.0 * (cells & 1)), radius
+    position = Samples(jnp.stack([x.whole for x in axes]), jnp.stack([x.part for x in axes]))
+    return Arrivals(position, gains, jnp.stack([1.0 - 2.0 * (cell & 1) for cell in cells])), radius
 
 
-def _cells(numbers: Int[Array, "n"], room: Geometry) -> Int[Array, "3 n"]:
-    """The copies of the room in the box, z fastest."""
-    _, y, z = room.count
-    # Divisions are slow: two of them, and products for the remainders.
-    x = numbers // (y * z)
-    numbers = numbers - x * (y * z)
-    row = numbers // z
-    return jnp.stack([x, row, numbers - row * z]) + room.low[:, None]
+def _cells(numbers: Int[Array, "n"], room: Geometry) -> list[Int[Array, "n"]]:
+    """The copies of the room in the box by axis, z fastest."""
+    _, y, z = room.span
+    x, rest = _divided(numbers, y * z)
+    return [cell + room.low[axis] for axis, cell in enumerate((x, *_divided(rest, z)))]
 
 
-def _positions(cells: Int[Array, "3 n"], room: Geometry) -> Samples:
-    """Coordinates of the images of these copies."""
-    odd = cells & 1
+def _divided(
+    numbers: Int[Array, "n"], by: Int[Array, ""]
+) -> tuple[Int[Array, "n"], Int[Array, "n"]]:
+    """Quotient and remainder of numbers below 2**24; integer division is several times slower."""
+    guess = jnp.floor((numbers.astype(jnp.float32) + 0.5) / by.astype(jnp.float32))
+    quotient = guess.astype(jnp.int32)
+    rest = numbers - quotient * by
+    # The division of an accelerator may be off by a few units of the last place.
+    fix = (rest >= by).astype(jnp.int32) - (rest < 0).astype(jnp.int32)
+    return quotient + fix, rest - fix * by
+
+
+def _position(cell: Int[Array, "n"], room: Geometry, axis: int) -> Samples:
+    """Coordinates along one axis of the images in these copies of the room."""
+    odd = cell & 1
     sign = 1 - 2 * odd
     sides, source = room.sides, room.source
     return _normalised(
-        (cells + odd) * sides.whole[:, None] + sign * source.whole[:, None],
-        (cells + odd) * sides.part[:, None] + sign * source.part[:, None],
+        (cell + odd) * sides.whole[axis] + sign * source.whole[axis],
+        (cell + odd) * sides.part[axis] + sign * source.part[axis],
     )
 
 
@@ -260,20 +277,22 @@ def _largest_radius(
 
 
 def log_gains(
-    cells: Int[Array, "3 n"], log_reflection: Float[Array, "3 2 4"]
+    cells: Sequence[Int[Array, "n"]], log_reflection: Float[Array, "3 2 4"]
 ) -> Float[Array, "n 4"]:
     """Logarithm of the product of all reflections on the way; the walls of an axis alternate."""
-    size = jnp.abs(cells)
-    more, fewer = (size + 1) // 2, size // 2
-    at_zero, at_side = jnp.where(cells > 0, fewer, more), jnp.where(cells > 0, more, fewer)
-    hits = jnp.stack([at_zero, at_side], axis=1).astype(jnp.float32)  # [3, 2, n]
-    return jnp.einsum("awn,awb->nb", hits, log_reflection, precision=jax.lax.Precision.HIGHEST)
+    total = jnp.zeros((len(cells[0]), 4), jnp.float32)
+    for cell, walls in zip(cells, log_reflection):
+        size = jnp.abs(cell)
+        more, fewer = (size + 1) // 2, size // 2
+        at_zero = jnp.where(cell > 0, fewer, more).astype(jnp.float32)
+        total += at_zero[:, None] * walls[0] + (size - at_zero)[:, None] * walls[1]
+    return total
 
 
-def _uniform_of_cells(room: Geometry, cells: Int[Array, "3 n"]) -> Float[Array, "3 n"]:
+def _uniform_of_cells(room: Geometry, cells: Sequence[Int[Array, "n"]]) -> Float[Array, "3 n"]:
     """Uniform numbers in -1..1 that belong to the copy of the room, wherever it is in the list."""
     key = room_key(room, DISPLACEMENT_STREAM)
-    x, y, z = cells.astype(jnp.uint32) & 0x3FF
+    x, y, z = (cell.astype(jnp.uint32) & 0x3FF for cell in cells)
     keys = jax.vmap(lambda number: jax.random.fold_in(key, number))(x << 20 | y << 10 | z)
     return jax.vmap(lambda k: jax.random.uniform(k, (3,), minval=-1.0))(keys).T
 
@@ -292,9 +311,7 @@ def delays(
     square = jnp.sum(whole * whole, axis=0)
     nearest = jnp.round(jnp.sqrt(jnp.sum(vector * vector, axis=0)))
     root = nearest.astype(jnp.int32)
-    rest = (square - root * root).astype(jnp.float32) + jnp.sum(
-        part * (2 * vector + part), axis=0
-    )
+    rest = (square - root * root).astype(jnp.float32) + jnp.sum(part * (2 * vector + part), axis=0)
     distance = jnp.sqrt(jnp.maximum(nearest * nearest + rest, 1e-12))
     beyond = rest / (nearest + distance)
     below = jnp.floor(beyond)

@@ -262,6 +262,7 @@ def power(x):  # type: ignore[no-untyped-def]
 def mix(signal, other, other_gain, noise_rms, channel_gains, target_rms, seed, out):  # type: ignore[no-untyped-def]
     """out [m, t] = (signal + other_gain * other + white noise) * channel gains, at target_rms.
 
+    Returns the factor that brought it to target_rms (0 for silence).
     The noise is the sum of four uniform 16-bit numbers: white, of unit variance before scaling,
     bounded at 3.5 standard deviations (excess kurtosis -0.3), several times cheaper than a normal
     deviate. It is a function of (seed, channel, sample) alone.
@@ -288,8 +289,10 @@ def mix(signal, other, other_gain, noise_rms, channel_gains, target_rms, seed, o
             row += value * value
         total += row
     rms = math.sqrt(total / (out.shape[0] * out.shape[1]))
+    scale = np.float32(0)
     if rms > 0:
         scale = np.float32(target_rms / rms)
         for m in range(out.shape[0]):
             for t in range(out.shape[1]):
                 out[m, t] *= scale
+    return scale

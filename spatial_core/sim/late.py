@@ -67,7 +67,7 @@ def late_arrivals(
     seconds = begin - jnp.log1p(share * jnp.expm1(-rate * length)) / rate
     metres = seconds * SPEED_OF_SOUND
     place = room.centre[:, None] + metres * SAMPLES_PER_METRE * _within(keys[2], direction)
-    cells = jnp.floor(place / room.sides.total()[:, None]).astype(jnp.int32)
+    cells = list(jnp.floor(place / room.sides.total()[:, None]).astype(jnp.int32))
     # Energies are taken as logarithms: both may be too small for a float32, not their ratio.
     energy = 2 * log_gains(cells, room.log_reflection)
     if air is not None:
@@ -80,7 +80,7 @@ def late_arrivals(
     whole = jnp.round(place)
     position = Samples(whole.astype(jnp.int32), place - whole)
     gains = jnp.where(total[-1] > 0, gains, 0)
-    return Arrivals(position, gains, 1.0 - 2.0 * (cells & 1))
+    return Arrivals(position, gains, 1.0 - 2.0 * (jnp.stack(cells) & 1))
 
 
 def _rates(room: Geometry, cosines: np.ndarray) -> Float[Array, "d 4"]:

@@ -14,10 +14,13 @@ import scipy.fft
 from spatial_core.data.records import SAMPLE_RATE, WINDOW, Batch, empty_batch
 from spatial_core.errors import InputError
 from spatial_core.sim import kernels
-from spatial_core.sim.rooms import RoomSpec
+from spatial_core.sim.rooms import SPEED_OF_SOUND, RoomSpec
 from spatial_core.sim.scene import SceneSpec
 
 TARGET_RMS = 0.05
+# Reflections this soon (2 ms) after the direct sound count as part of it: at 250 ms windows no
+# spectrogram tells them apart.
+_DIRECT_SAMPLES = 32
 # RIR lengths are rounded up to this many samples: few FFT sizes, whose plans stay cached.
 _LENGTH_STEP = 1000
 _HIGH_PASS_POLE = math.exp(-2 * math.pi * 100 / SAMPLE_RATE)
@@ -44,7 +47,8 @@ def synthesize_batch(
 
     The SNR of speech to distractor is exact over the window, energies averaged over microphones,
     and so is that of the sensor noise in expectation. Where speech is dropped the sensor noise is
-    relative to the distractor. The valid channels get an RMS of 0.05 times the scene's gain.
+    relative to the distractor. ``direct`` is what the first microphone hears of the speech's direct
+    sound (and of reflections within 2 ms). The valid channels get an RMS of 0.05 times the scene's gain.
     snr_db is +inf without distractor and -inf with a distractor but no speech. An example whose
     speech is True but silent in the window comes out as zeros. threads: as in FastSimulator.
     """
@@ -68,7 +72,10 @@ def synthesize_batch(
             convolvers[0].load(rirs[r, : specs[members[0]].num_mics])
             for i in members:
                 dry = (speech[i], noise[i] if noise is not None else None)
-                _fill_audio(batch["audio"][i, : specs[i].num_mics], specs[i], convolvers, dry)
+                audio = batch["audio"][i, : specs[i].num_mics]
+                scale = _fill_audio(audio, specs[i], convolvers, dry)
+                if specs[i].speech and scale > 0:
+                    batch["direct"][i] = scale * _direct_sound(specs[i], rirs[r, 0], speech[i])
 
     used = np.unique(index)
     threads = min(threads or numba.get_num_threads(), len(used))
@@ -151,8 +158,11 @@ def _fill_audio(
     spec: SceneSpec,
     convolvers: tuple[_Convolver, _Convolver],
     dry: tuple[np.ndarray, np.ndarray | None],
-) -> None:
-    """Convolves and mixes one example's speech and distractor into audio [m, WINDOW]."""
+) -> float:
+    """Convolves and mixes one example's speech and distractor into audio [m, WINDOW].
+
+    Returns the factor between the convolved speech and what the first channel has of it.
+    """
     signal = other = np.zeros(audio.shape, np.float32)
     if spec.speech:
         signal = convolvers[0](dry[0])
@@ -160,22 +170,35 @@ def _fill_audio(
         other = convolvers[1](dry[1])
     signal_power, other_power = kernels.power(signal), kernels.power(other)
     if spec.speech and signal_power == 0:
-        return
+        return 0.0
     gain = 1.0
     if spec.speech and other_power > 0:
         gain = math.sqrt(signal_power / other_power / 10 ** (spec.snr_db / 10))
     reference = signal_power if spec.speech else other_power
     sensor = math.sqrt((reference or 1.0) / 10 ** (spec.sensor_noise_db / 10))
-    kernels.mix(
+    gains = (10 ** (spec.channel_gains_db / 20)).astype(np.float32)
+    scale = kernels.mix(
         signal,
         other,
         np.float32(gain),
         np.float32(sensor),
-        (10 ** (spec.channel_gains_db / 20)).astype(np.float32),
+        gains,
         np.float32(TARGET_RMS * 10 ** (spec.gain_db / 20)),
         np.uint64(spec.seed),
         audio,
     )
+    return float(scale * gains[0])
+
+
+def _direct_sound(spec: SceneSpec, rir: np.ndarray, dry: np.ndarray) -> np.ndarray:
+    """What the first microphone hears [WINDOW] of dry by its RIR's first milliseconds alone."""
+    distance = float(np.linalg.norm(spec.true_positions[0] - spec.source))
+    first = int(distance * SAMPLE_RATE / SPEED_OF_SOUND)
+    part = rir[first : first + kernels.FILTER_TAPS + _DIRECT_SAMPLES]
+    end = len(dry) - first
+    if len(part) == 0 or end < WINDOW + len(part) - 1:  # the sound has not arrived by then
+        return np.zeros(WINDOW, np.float32)
+    return np.convolve(dry[end - (WINDOW + len(part) - 1) : end], part, "valid")
 
 
 class _Convolver:
