@@ -78,8 +78,8 @@ def test_eight_clips_are_learned_by_heart(name, tmp_path):
     train(config, tmp_path)
     losses = _losses(tmp_path)
     assert len(losses) == 60 and np.all(np.isfinite(losses))
-    # By guessing the same for all clips alone, a third of the loss stays at the least.
-    assert np.mean(losses[-5:]) < 0.5 * losses[0]
+    # One-hot targets can be met exactly. Soft ones keep their own entropy, some 40% of this start.
+    assert np.mean(losses[-5:]) < (0.55 if name == "plus_gpu" else 0.05) * losses[0]
 
 
 @pytest.mark.slow
