@@ -23,7 +23,7 @@ from spatial_core.sim.rir import RirSimulator
 from spatial_core.sim.rooms import RoomConfig, RoomSpec, sample_room
 
 # The noise source of a scene gets roulette draws of its own.
-_DISTRACTOR_SEED = 0x5DEECE66D
+DISTRACTOR_SEED = 0x5DEECE66D
 MIN_MIC_SPACING = 0.01
 MIN_SOURCE_CLEARANCE = 0.02
 
@@ -275,7 +275,7 @@ def simulate_scenes(
     sources = np.array(
         [spec.source for spec in specs] + [specs[r].distractor_source for r in noisy], np.float64
     )
-    seeds = [spec.seed for spec in specs] + [specs[r].seed ^ _DISTRACTOR_SEED for r in noisy]
+    seeds = [spec.seed for spec in specs] + [specs[r].seed ^ DISTRACTOR_SEED for r in noisy]
     rooms = [specs[r].room for r in rows]
     rirs = simulator.simulate_batch(rooms, sources, mics[rows], mask[rows], seeds)
     if not noisy:
