@@ -262,7 +262,10 @@ def _normalised(whole: Int[Array, "..."], part: Float[Array, "..."]) -> Samples:
 def _largest_radius(
     squares: Float[Array, "n"], limit: Float[Array, ""], capacity: int
 ) -> Float[Array, ""]:
-    """The largest radius up to `limit` (to limit / 1024) with at most `capacity` images inside."""
+    """The largest radius up to `limit` with at most `capacity` images inside, in steps of limit / 128.
+
+    So coarse that it stays the same along a moving source's way, and the late field with it.
+    """
 
     def halve(_: int, span: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = span
@@ -272,7 +275,7 @@ def _largest_radius(
 
     fits = jnp.sum(squares <= limit**2) <= capacity
     # Half the radius holds an eighth of the box, which has BOX * capacity places.
-    low, _ = jax.lax.fori_loop(0, 9, halve, (limit / 2, limit))
+    low, _ = jax.lax.fori_loop(0, 6, halve, (limit / 2, limit))
     return jnp.where(fits, limit, low)
 
 
