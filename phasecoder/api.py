@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from phasecoder.ambiguity import Ambiguity
+from phasecoder.array_check import delay_fault
 from phasecoder.context import Windows, check_context, in_context, posterior, whole
 from phasecoder.localization import Localization, Overall, overall_estimate
 from phasecoder.pretrained import MAX_MICS, load, window_batch
@@ -107,6 +109,8 @@ def localize(
             f"only {100 * overall.share:.0f} % of the windows agree on one direction: there may be "
             "several talkers, or one who moves; read the table over time"
         )
+    if overall is not None:
+        notes += _fault_notes(recording, array, _check_command(mics, audio))
     if overall is None and not silent.all():
         notes.append(
             "there is sound, but no speech: this model locates talkers only; "
@@ -215,6 +219,22 @@ def _array_notes(array: MicArray) -> list[str]:
             "(`phasecoder array check` tests it)"
         )
     return notes
+
+
+def _fault_notes(recording: Recording, array: MicArray, command: str) -> list[str]:
+    """A warning if the delays between channels contradict the array; nothing is said of good ones."""
+    fault = delay_fault(array, recording.excerpt, SAMPLE_RATE, spread_microphones(array))
+    if fault is None:
+        return []
+    return [
+        f"the delays between channels do not fit this array (it looks as if {fault}), so the "
+        f"directions are likely wrong: next, `{command}`"
+    ]
+
+
+def _check_command(mics: MicsInput, audio: AudioInput) -> str:
+    given = [str(x) for x in (mics, audio) if isinstance(x, str | Path)]
+    return " ".join(["phasecoder array check", *map(shlex.quote, given)])
 
 
 def spread_microphones(array: MicArray, count: int = MAX_MICS) -> list[int]:

@@ -32,6 +32,9 @@ SILENT_POWER = 1e-11
 # A channel 60 dB under the others is dead: the same rule as for single windows.
 DEAD_POWER = 1e-6
 
+# The loudest stretch of this length is kept: enough for the delays between channels to be judged.
+EXCERPT = 6 * SAMPLE_RATE
+
 AudioInput = str | Path | NDArray[Any] | Iterable[NDArray[Any]]
 
 
@@ -52,6 +55,7 @@ class Recording:
     _energy: NDArray[np.float64] | None = None
     _copies: NDArray[np.bool_] | None = None
     _clipped: int = 0
+    _stretches: list[list[NDArray[np.float32]]] = field(default_factory=lambda: [[], []])
 
     def __iter__(self) -> Iterator[NDArray[np.float32]]:
         """The blocks, each checked; raises InputError for NaN or infinite samples."""
@@ -59,6 +63,7 @@ class Recording:
             if block.size == 0:
                 continue
             self._watch(block)
+            self._keep(block)
             self.samples += block.shape[1]
             yield block
 
@@ -66,6 +71,14 @@ class Recording:
     def seconds(self) -> float:
         """Length so far, in seconds."""
         return self.samples / SAMPLE_RATE
+
+    @property
+    def excerpt(self) -> NDArray[np.float32]:
+        """The loudest stretch so far of up to 6 s [c, t]."""
+        loudest = max(self._stretches, key=_energy)
+        if len(loudest) == 1:
+            return loudest[0]
+        return np.concatenate(loudest, axis=1) if loudest else np.zeros((0, 0), np.float32)
 
     def finish(self) -> list[str]:
         """Notes about the whole recording.
@@ -109,6 +122,15 @@ class Recording:
             )
         return notes
 
+    def _keep(self, block: NDArray[np.float32]) -> None:
+        """Add the block to the running stretch; a full one replaces the kept one if it is louder."""
+        for piece in _pieces(block, EXCERPT):
+            kept, running = self._stretches
+            if sum(part.shape[1] for part in running) + piece.shape[1] > EXCERPT:
+                kept, running = max(kept, running, key=_energy), []
+                self._stretches = [kept, running]
+            running.append(piece.copy())  # a live source may write into its buffer again
+
     def _watch(self, block: NDArray[np.float32]) -> None:
         finite = np.isfinite(block)
         if not finite.all():
@@ -126,6 +148,10 @@ class Recording:
         loudest = block[int(np.argmax(self._energy))]
         self._copies &= np.all(np.abs(block - loudest) <= 1e-6 * np.abs(loudest), axis=1)
         self._clipped += int(np.any(np.abs(block) >= FULL_SCALE, axis=0).sum())
+
+
+def _energy(parts: list[NDArray[np.float32]]) -> float:
+    return sum(float(np.sum(np.var(part, axis=1)) * part.shape[1]) for part in parts)
 
 
 def open_recording(audio: AudioInput, array: MicArray, sample_rate: int | None) -> Recording:

@@ -72,6 +72,8 @@ def test_with_context_the_errors_of_a_talker_who_stays_put_fall():
         for context, found in errors.items():
             answer = localize(take.audio, take.array, 16000, encoder, context=context)
             found.append(azimuth_error(answer.azimuth[answer.speech], take.azimuth))
+            # Correct arrays: no room and no noise may look like swapped channels.
+            assert not any("do not fit" in note for note in answer.notes)
     alone, one, two = (np.concatenate(found) for found in errors.values())
     print([float(np.median(e)) for e in (alone, one, two)])
     # On 100 recordings the median falls from 13 to 7 degrees and the mean by a third.

@@ -263,6 +263,35 @@ def test_two_talkers_are_noticed_as_disagreement():
     assert any("several talkers" in note for note in result.notes)
 
 
+@pytest.mark.parametrize("fault", ["swapped", "inverted", "late", "unit"])
+def test_delays_that_contradict_the_array_name_the_next_step(tmp_path, fault):
+    audio, array = plane_wave("nao_8", 35, 10, seconds=3.0), preset("nao_8")
+    if fault == "swapped":
+        audio[[1, 6]] = audio[[6, 1]]
+    elif fault == "inverted":
+        audio[2] *= -1
+    elif fault == "late":
+        audio[3] = np.roll(audio[3], 160)
+    else:
+        array = MicArray(array.positions * 10)
+    array.to_json(tmp_path / "my array.json")
+    write_wav(tmp_path / "a.wav", audio, RATE)
+    result = api.localize(tmp_path / "a.wav", tmp_path / "my array.json", model=PlaneWave())
+    (note,) = [note for note in result.notes if "do not fit this array" in note]
+    assert f"`phasecoder array check '{tmp_path}/my array.json' {tmp_path}/a.wav`" in note
+    assert {"swapped": "channels 2 and 7", "unit": "times smaller"}.get(fault, fault) in note
+
+
+def test_the_loudest_stretch_is_what_the_array_is_judged_by():
+    """Half a minute of faint noise about 5 s of sound with two channels swapped."""
+    audio = 1e-4 * np.random.default_rng(0).normal(size=(8, 30 * RATE)).astype(np.float32)
+    audio[:, 14 * RATE : 19 * RATE] += plane_wave("nao_8", 35, 10, seconds=5.0)
+    audio[[1, 6]] = audio[[6, 1]]
+    result = api.localize(audio, "nao_8", RATE, PlaneWave())
+    assert any("channels 2 and 7 are swapped" in note for note in result.notes)
+    assert any("`phasecoder array check nao_8`" in note for note in result.notes)
+
+
 def test_a_moving_talker_is_followed_without_context_and_averaged_with_it():
     steps = [-60, -30, 0, 30, 60]
     audio = np.concatenate(

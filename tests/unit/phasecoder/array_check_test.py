@@ -274,6 +274,16 @@ def test_recordings_that_cannot_be_compared_become_findings() -> None:
     assert "no sound that reaches several channels" in alarms(check(array, 0.01 * noise))[0]
 
 
+def test_a_talker_under_the_noise_is_no_evidence_against_a_channel() -> None:
+    """Microphone noise as loud as the reverberant talker: order and unit cannot be told, so are not."""
+    array = preset("nao_8")
+    for seed in range(3):
+        x = in_room(array, seed, seconds=2.5)
+        rng = np.random.default_rng(seed)
+        report = check(array, x + 1.5 * x.std() * rng.standard_normal(x.shape).astype(np.float32))
+        assert report.ok, report.findings
+
+
 def test_two_microphones_test_synchrony_only() -> None:
     array = MicArray(np.array([[0.0, 0, 0], [0.1, 0, 0]]))
     report = check(array, free_field(array, 20.0))
