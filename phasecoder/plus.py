@@ -11,6 +11,7 @@ import numpy as np
 from flax import nnx
 
 from phasecoder import steering
+from phasecoder.masking import DirectMask
 from phasecoder.paper import TOKEN_WIDTH, TokenHeads
 from phasecoder.posterior import linear_peak, peak_direction, wrap
 from spatial_core.audio.stft import NUM_BINS, stft
@@ -23,6 +24,8 @@ ZOOM_ELEVATIONS = np.linspace(-16.0, 16.0, 9)
 SUB_AZIMUTHS = 2  # posterior cells per ring token: 5 degrees
 ELEVATION_CELLS = np.linspace(-90.0, 90.0, 17)
 MONO_BANDS = 32
+# Cells are trusted by these powers of their agreement with the coarse answer.
+AGREEMENT_POWERS = (2.0, 6.0)
 ZOOM_WIDTH = 64
 
 
@@ -32,6 +35,7 @@ class PlusConfig:
 
     Attributes:
       elevations: degrees of the steering grid above and below the horizon.
+      mask_width, mask_blocks: of the mask of direct sound; a width of 0 leaves it out.
       temperature: divides the posterior's logits; fitted on validation scenes so that the stated
         confidence is the share of answers within 10 degrees.
     """
@@ -42,6 +46,8 @@ class PlusConfig:
     head_width: int = 32
     hidden: int = 256
     blocks: int = 4
+    mask_width: int = 96
+    mask_blocks: int = 2
     elevations: tuple[float, ...] = (-75.0, -50.0, -25.0, 0.0, 25.0, 50.0, 75.0)
     dropout: float = 0.0
     dtype: str = "float32"
@@ -117,6 +123,27 @@ def mono_filterbank() -> np.ndarray:
     return (weights / weights.sum(axis=0)).astype(np.float32)
 
 
+def _trusted(
+    weights: Float[Array, "b w f n i"], direct: Float[Array, "b f n i"] | None
+) -> tuple[Float[Array, "b v f n i"], Float[Array, "b s n"] | None]:
+    """The views' weights with those by direct sound, and its share per segment and band.
+
+    The mask learns from its own target alone: a gradient through the steering would cost as much as
+    the steering again.
+    """
+    if direct is None:
+        return weights, None
+    share = jax.lax.stop_gradient(jax.nn.sigmoid(direct))
+    trust = jnp.stack([share, share**2], axis=1) + 1e-4
+    # One mean for all bands: a band without direct sound has little to say.
+    trust = trust / trust.mean(axis=(2, 3, 4), keepdims=True)
+    frames = share.shape[1] // steering.SEGMENT_FRAMES * steering.SEGMENT_FRAMES
+    segments = share[:, :frames].reshape(
+        share.shape[0], -1, steering.SEGMENT_FRAMES, *share.shape[2:]
+    )
+    return jnp.concatenate([weights, trust], axis=1), segments.mean(axis=(2, 4))
+
+
 class PlusEncoder(nnx.Module):
     """Steered coherence tokens and a few mono tokens -> posterior over the sphere and a token.
 
@@ -131,12 +158,17 @@ class PlusEncoder(nnx.Module):
         linear = nnx.Linear
         levels = len(config.elevations)
         segments = 33 // steering.SEGMENT_FRAMES
+        masked = config.mask_width > 0
+        weighted = 4 if masked else 2
         self.coherence_in = linear(
-            levels * steering.NUM_BANDS * (segments + 2), config.width, dtype=dtype, rngs=rngs
+            levels * steering.NUM_BANDS * (segments + weighted),
+            config.width,
+            dtype=dtype,
+            rngs=rngs,
         )
         self.shape_in = linear(2 * levels + 6 + 2, config.width, rngs=rngs)
         self.mono_in = linear(
-            steering.SEGMENT_FRAMES * MONO_BANDS + steering.NUM_BANDS,
+            steering.SEGMENT_FRAMES * MONO_BANDS + (1 + masked) * steering.NUM_BANDS,
             config.width,
             dtype=dtype,
             rngs=rngs,
@@ -165,9 +197,13 @@ class PlusEncoder(nnx.Module):
         self.direction = linear(TOKEN_WIDTH, config.width, rngs=rngs)
         self.tokens = TokenHeads(2 * config.width, rngs=rngs)
         self.zoom_context = linear(config.width + 2, ZOOM_WIDTH, rngs=rngs)
-        self.zoom_in = linear(3 * steering.NUM_BANDS, ZOOM_WIDTH, rngs=rngs)
+        # The whole clip, the weighted views, and what agrees with the coarse answer.
+        views = 1 + weighted + len(AGREEMENT_POWERS) + weighted
+        self.zoom_in = linear(views * steering.NUM_BANDS, ZOOM_WIDTH, rngs=rngs)
         self.zoom_hidden = linear(ZOOM_WIDTH, ZOOM_WIDTH, rngs=rngs)
         self.zoom_out = linear(ZOOM_WIDTH, 1, rngs=rngs)
+        if masked:
+            self.mask = DirectMask(config.mask_width, config.mask_blocks, dtype=dtype, rngs=rngs)
 
     def __call__(
         self,
@@ -181,13 +217,18 @@ class PlusEncoder(nnx.Module):
         Returns ``sphere_logits`` [b, 72 * 17 + 1] (azimuth cell major, elevation cell minor, last:
         no speech), the three class heads of the paper and ``token`` [b, 256]; further the zoom:
         ``zoom_logits`` [b, 13 * 9] over directions about the coarse answer ``zoom_centre`` [b, 2]
-        and the answer they give, ``zoom_answer`` [b, 2] (azimuth and elevation in degrees).
+        and the answer they give, ``zoom_answer`` [b, 2] (azimuth and elevation in degrees); with a
+        mask its ``mask_logits`` [b, 33, 10, 5].
         """
         spectrum = stft(audio)
         phasor = steering.unit_phasors(spectrum, mask)
+        power = jnp.real(spectrum * jnp.conj(spectrum)) * mask[:, :, None, None]
+        mono = jnp.sum(power, axis=1) / jnp.sum(mask, axis=1)[:, None, None]
         weights = steering.emphases(spectrum, mask)
-        features = self._features(spectrum, phasor, weights, positions, mask)
-        ring, context = self._embed(*jax.lax.stop_gradient(features))
+        direct = self.mask(mono, phasor, mask) if self.config.mask_width else None
+        weights, sure = _trusted(weights, direct)
+        features = self._features(power, mono, phasor, weights, positions, mask)
+        ring, context = self._embed(*jax.lax.stop_gradient((*features, sure)))
         x = jnp.concatenate([ring, context], axis=1).astype(self.config.dtype)
         for index in range(self.config.blocks):
             bias = self._bias(index, context.shape[1])
@@ -205,6 +246,7 @@ class PlusEncoder(nnx.Module):
             "zoom_centre": centre,
             "zoom_logits": zoom,
             "zoom_answer": zoom_answer(centre, zoom),
+            **({} if direct is None else {"mask_logits": direct}),
             **self._token(ring, cells, present),
         }
 
@@ -219,8 +261,19 @@ class PlusEncoder(nnx.Module):
         directions = jnp.stack(
             [flat * jnp.cos(azimuth), flat * jnp.sin(azimuth), jnp.sin(elevation)], axis=-1
         )
+        # What the coarse answer explains is direct sound, most likely: a second look trusts it more.
+        towards = jnp.maximum(steering.local_coherence(phasor, positions, mask, centre), 0.0)
+        powers = jnp.asarray(AGREEMENT_POWERS)[:, None, None, None]
+        agree = towards[:, None] ** powers
+        agree = jnp.concatenate([agree, agree[:, :1] * weights], axis=1) + 1e-3
+        agree = agree / agree.mean(axis=(2, 4), keepdims=True)
         found = steering.steered_coherence(
-            phasor, positions, mask, directions, weights, segments=False
+            phasor,
+            positions,
+            mask,
+            directions,
+            jnp.concatenate([weights, agree], axis=1),
+            segments=False,
         )
         # What matters is how directions differ within the window.
         found = jax.lax.stop_gradient(found - found.mean(axis=1, keepdims=True))
@@ -234,9 +287,8 @@ class PlusEncoder(nnx.Module):
         hidden = jax.nn.gelu(self.zoom_hidden(hidden))
         return self.zoom_out(hidden)[..., 0]
 
-    def _features(self, spectrum, phasor, weights, positions, mask):
+    def _features(self, power, mono, phasor, weights, positions, mask):
         """Everything that has no parameters: coherence, array shape, levels, mono spectrogram."""
-        power = jnp.real(spectrum * jnp.conj(spectrum)) * mask[:, :, None, None]
         directions = jnp.asarray(steering.grid_directions(self.config.elevations))
         coherence = steering.steered_coherence(phasor, positions, mask, directions, weights)
         batch, _, bands, views = coherence.shape
@@ -249,7 +301,6 @@ class PlusEncoder(nnx.Module):
             (batch, steering.AZIMUTHS, 2),
         )
         shape = jnp.concatenate([jnp.log(sharpness) + 4.0, slope, broad], axis=-1)
-        mono = jnp.sum(power, axis=1) / count[:, None, None]
         level = jnp.mean(mono, axis=(1, 2), keepdims=True)
         mel = jnp.log(mono @ mono_filterbank() / (level + 1e-20) + 1e-5)
         return coherence, shape, mel
@@ -266,7 +317,7 @@ class PlusEncoder(nnx.Module):
         upward = jnp.broadcast_to(slope[:, None, :, 2], toward.shape)
         return jnp.concatenate([toward, upward], axis=-1)
 
-    def _embed(self, coherence, shape, mel) -> tuple[Array, Array]:
+    def _embed(self, coherence, shape, mel, sure) -> tuple[Array, Array]:
         """Ring tokens [b, a, d] and mono context tokens [b, s, d]."""
         batch, azimuths, _, bands, _ = coherence.shape
         segments = self.segment[...].shape[0]
@@ -276,7 +327,10 @@ class PlusEncoder(nnx.Module):
         best = coherence[..., :segments].reshape(batch, -1, bands, segments).max(axis=1)
         frames = mel[:, : segments * steering.SEGMENT_FRAMES]
         frames = 0.3 * frames.reshape(batch, segments, -1)
-        mono = jnp.concatenate([frames, best.swapaxes(1, 2)], axis=-1)
+        mono = [frames, best.swapaxes(1, 2)]
+        if sure is not None:
+            mono.append(sure[:, :segments])
+        mono = jnp.concatenate(mono, axis=-1)
         return ring, self.mono_in(mono) + self.segment[...]
 
     def _bias(self, index: int, context: int) -> Float[Array, "h n n"]:

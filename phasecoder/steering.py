@@ -157,6 +157,26 @@ def steered_coherence(
     return coherence.transpose(1, 2, 0, 3)
 
 
+def local_coherence(
+    phasor: Complex[Array, "b m f n i"],
+    positions: Float[Array, "b m 3"],
+    mask: Bool[Array, "b m"],
+    direction: Float[Array, "b 2"],
+) -> Float[Array, "b f n i"]:
+    """Mean pairwise phase agreement of every cell toward each clip's direction, in [-1, 1]."""
+    azimuth, elevation = jnp.radians(direction[:, 0]), jnp.radians(direction[:, 1])
+    flat = jnp.cos(elevation)
+    unit = jnp.stack(
+        [flat * jnp.cos(azimuth), flat * jnp.sin(azimuth), jnp.sin(elevation)], axis=-1
+    )
+    lead = jnp.einsum("bmc,bc->bm", positions, unit) * (SAMPLE_RATE / FRAME_LENGTH / SPEED_OF_SOUND)
+    cosine, sine = cos_sin_turns(lead[:, :, None, None] * jnp.asarray(BAND_BINS, jnp.float32))
+    steered = phasor * (cosine - 1j * sine)[:, :, None]
+    total = jnp.sum(steered, axis=1)
+    count = jnp.sum(mask, axis=1).astype(jnp.float32)[:, None, None, None]
+    return (jnp.real(total * jnp.conj(total)) - count) / (count * (count - 1.0))
+
+
 def _segment_means(frames: int) -> np.ndarray:
     """Matrix [segments, frames] that averages the frames of each segment."""
     segments = frames // SEGMENT_FRAMES

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from phasecoder import posterior
+from phasecoder.masking import direct_share
 from phasecoder.paper import PaperConfig, PaperEncoder
 from phasecoder.plus import (
     ELEVATION_CELLS,
@@ -69,6 +70,7 @@ class PhaseCoderTask:
       azimuth_weight, elevation_weight, distance_weight: of the class heads' cross-entropies; the
         paper's 1, 1 and 0.5.
       sphere_weight: of the plus family's posterior over the sphere and of its zoom.
+      mask_weight: of the plus family's mask of direct sound.
       width: deviation of the soft angular targets in degrees.
       zoom_width: the same for the zoom's targets.
       max_mics: microphones of the example batch that a dry run shows.
@@ -80,6 +82,7 @@ class PhaseCoderTask:
     elevation_weight: float = 1.0
     distance_weight: float = 0.5
     sphere_weight: float = 1.0
+    mask_weight: float = 4.0
     width: float = 6.0
     zoom_width: float = 2.5
     max_mics: int = 8
@@ -114,6 +117,7 @@ class PhaseCoderTask:
         scalars = {k: shape((batch_size,), jnp.float32) for k in ("azimuth", "elevation")}
         return {
             "audio": shape((*clip, WINDOW), jnp.float32),
+            "direct": shape((batch_size, WINDOW), jnp.float32),
             "mic_positions": shape((*clip, 3), jnp.float32),
             "mic_mask": shape(clip, jnp.bool_),
             "distance": shape((batch_size,), jnp.float32),
@@ -150,6 +154,11 @@ class PhaseCoderTask:
             + self.elevation_weight * parts["elevation"]
             + self.distance_weight * parts["distance"]
         )
+        if "mask_logits" in logits:
+            share = direct_share(batch["audio"], batch["direct"])
+            cells = optax.sigmoid_binary_cross_entropy(logits["mask_logits"], share)
+            parts["mask"] = jnp.mean(cells, axis=(1, 2, 3))
+            total = total + self.mask_weight * parts["mask"]
         if "sphere_logits" in logits:
             target = posterior.sphere_target(
                 azimuth, elevation, azimuth_cells(), ELEVATION_CELLS, self.width

@@ -6,7 +6,8 @@ fields, `check_batch` refuses anything else, and the rest are the few operations
 
 Axes: b examples, m microphones (padded, see `mic_mask`), t samples. Angles are degrees, azimuth
 counter-clockwise from +x in (-180, 180], elevation up from the horizontal in [-90, 90], distance in
-metres, all about the centroid of the valid microphones.
+metres, all about the centroid of the valid microphones. `direct` is the part of the first
+microphone's audio that is the talker's direct sound: known in a simulation only, zero elsewhere.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ class Field:
 
 SCHEMA: dict[str, Field] = {
     "audio": Field(np.float32, ("m", "t")),
+    "direct": Field(np.float32, ("t",)),
     "mic_positions": Field(np.float32, ("m", 3)),
     "mic_mask": Field(np.bool_, ("m",)),
     "azimuth": Field(np.float32),

@@ -216,3 +216,27 @@ def test_wrong_shapes_are_refused() -> None:
         synthesize_batch(example.specs, example.rirs[:, :2], example.speech)
     with pytest.raises(InputError, match="differ in shape"):
         example.batch(noise_rirs=example.noise_rirs[:1])
+
+
+def test_direct_is_the_speech_by_the_first_milliseconds_of_the_response() -> None:
+    example = Example(SceneConfig(gain_mismatch_db=2.0, **CLEAN), 4)
+    batch = example.batch()
+    for i, spec in enumerate(example.specs):
+        rirs = example.rirs[i, : spec.num_mics]
+        # Scale and channel gain, recovered from the first channel: speech and noise as it has them.
+        speech = full_convolution(example.speech[i], rirs)[0]
+        noise = full_convolution(example.noise[i], example.noise_rirs[i, : spec.num_mics])[0]
+        scale = np.linalg.lstsq(
+            np.stack([speech, noise], axis=1), batch["audio"][i, 0].astype(np.float64), rcond=None
+        )[0][0]
+        distance = np.linalg.norm(spec.true_positions[0] - spec.source)
+        first = int(distance * 16000 / 343.0)
+        early = np.zeros_like(rirs[:1])
+        early[:, first : first + 64] = rirs[:1, first : first + 64]
+        expected = scale * full_convolution(example.speech[i], early)[0]
+        assert np.max(np.abs(batch["direct"][i] - expected)) < 1e-4 * np.abs(expected).max()
+
+
+def test_no_speech_has_no_direct_sound() -> None:
+    example = Example(SceneConfig(**{**CLEAN, "speech_dropout": 1.0}), 2)
+    assert not example.batch()["direct"].any()
