@@ -6,8 +6,9 @@
 All rooms follow the default recipe, with 8 microphones and a clean source. pyroomacoustics runs at
 order 17 (7,175 images) without its high-pass, once with its octave-band walls, once with one
 absorption for all bands (mean of 500 Hz to 2 kHz), which is its fastest form. Ours has 4 bands and
-follows the decay of each room, whatever order that takes. One thread on both sides; medians of
-process CPU time over the rounds, and ratios of those.
+follows the decay of each room, whatever order that takes: by numba, and as JAX programs that an
+accelerator would run. One thread on both sides; medians of process CPU time over the rounds, and
+ratios of those.
 """
 
 from __future__ import annotations
@@ -16,12 +17,16 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
+import jax
 import numpy as np
 from scipy.signal import fftconvolve
 
 from spatial_core.data.records import WINDOW
 from spatial_core.sim.fast import FastSimulator
+from spatial_core.sim.jax_engine import JaxSimulator
+from spatial_core.sim.jax_synthesis import pack_levels, pack_scenes, synthesize
 from spatial_core.sim.rir import PyroomSimulator
 from spatial_core.sim.rooms import RoomSpec
 from spatial_core.sim.scene import SceneConfig, SceneSpec, sample_scene, simulate_scenes, vary_scene
@@ -53,6 +58,9 @@ class Contest:
         self.pyroom = PyroomSimulator(taps=self.fast.taps, max_order=17)
         samples = self.fast.taps - 1 + WINDOW
         self.dry = rng.standard_normal((CROPS * rooms, samples)).astype(np.float32)
+        self.jax = {images: JaxSimulator(max_images=images) for images in (1024, 4096)}
+        self.program = jax.jit(synthesize, static_argnames="plan")
+        self.pcm = np.clip(3000 * self.dry, -32768, 32767).astype(np.int16)
         self.utterance = rng.standard_normal(UTTERANCE).astype(np.float32)
 
     def rirs(self) -> np.ndarray:
@@ -60,6 +68,20 @@ class Contest:
 
     def rirs_full(self) -> None:
         simulate_scenes(self.full, self.specs, MICS)
+
+    def rirs_jax(self, images: int) -> None:
+        simulate_scenes(self.jax[images], self.specs, MICS)
+
+    def examples_jax(self, images: int, config: SceneConfig, crops: int) -> None:
+        """Scene arrays and int16 crops in, windows of audio out, `crops` for each room."""
+        scenes = [sample_scene(self.rng, config) for _ in self.specs]
+        specs = [vary_scene(self.rng, scene, config) for scene in scenes for _ in range(crops)]
+        rooms, noise_rooms, plan = pack_scenes(self.jax[images], scenes, MICS)
+        shape = (len(scenes), crops, -1)
+        dry = self.pcm[: len(specs)].reshape(shape)
+        noise = None if noise_rooms is None else dry
+        levels = pack_levels(specs, MICS)
+        self.program(rooms, noise_rooms, levels, dry, noise, plan).block_until_ready()
 
     def _pyroom(self, one_band: bool, convolve: bool) -> None:
         for spec in self.specs:
@@ -121,11 +143,14 @@ def main() -> None:
 
     pra.constants.set("num_threads", 1)
     contest = Contest(options.rooms, options.seed)
+    jax_, clean = contest.examples_jax, contest.config
     rows: list[tuple[str, Callable[[], object], int]] = [
         ("RIR set: pyroomacoustics, octave bands", contest.rirs_pyroom, 1),
         ("RIR set: pyroomacoustics, one band", contest.rirs_pyroom_one_band, 1),
         ("RIR set: ours, every image", contest.rirs_full, 1),
         ("RIR set: ours", contest.rirs, 1),
+        ("RIR set: ours in JAX, 1,024 images", partial(contest.rirs_jax, 1024), 1),
+        ("RIR set: ours in JAX, 4,096 images", partial(contest.rirs_jax, 4096), 1),
         (
             "example: pyroomacoustics, octave bands, whole utterance",
             contest.pyroom_example,
@@ -138,6 +163,26 @@ def main() -> None:
         (
             "example: ours, the same with a distractor from RIRs of its own",
             contest.with_distractor,
+            CROPS,
+        ),
+        (
+            "example: ours in JAX, 1,024 images, 1 per room, drawing included",
+            partial(jax_, 1024, clean, 1),
+            1,
+        ),
+        (
+            "example: ours in JAX, 1,024 images, 4 per room, drawing included",
+            partial(jax_, 1024, clean, CROPS),
+            CROPS,
+        ),
+        (
+            "example: ours in JAX, 4,096 images, 4 per room, drawing included",
+            partial(jax_, 4096, clean, CROPS),
+            CROPS,
+        ),
+        (
+            "example: ours in JAX, the same with a distractor from RIRs of its own",
+            partial(jax_, 4096, contest.noisy, CROPS),
             CROPS,
         ),
     ]
@@ -153,8 +198,10 @@ def main() -> None:
     )
     print("| | CPU ms | against one band | against octave bands |")
     print("|---|---|---|---|")
+    first_example = next(n for n, row in enumerate(rows) if row[0].startswith("example"))
     for n, (name, _, _) in enumerate(rows):
-        bands, one = (medians[0], medians[1]) if n < 4 else (medians[4], medians[5])
+        start = 0 if name.startswith("RIR set") else first_example
+        bands, one = medians[start], medians[start + 1]
         print(f"| {name} | {medians[n]:.2f} | {one / medians[n]:.1f} | {bands / medians[n]:.1f} |")
 
 
