@@ -340,6 +340,35 @@ def test_the_back_is_printed_as_180_from_either_side():
         assert "azimuth +180 deg" in overall.sentence()
 
 
+def _pausing(*seconds):
+    """Sound and silence in turn, each of so many seconds."""
+    audio = plane_wave("nao_8", 10, seconds=sum(seconds))
+    edges = np.round(np.cumsum((0, *seconds)) * RATE).astype(int)
+    for start, stop in zip(edges[1::2], edges[2::2]):
+        audio[:, start:stop] *= 1e-4
+    return api.localize(audio, "nao_8", RATE, PlaneWave())
+
+
+@pytest.mark.parametrize("rows", [24, None])
+def test_a_run_without_speech_is_one_row_with_its_span(rows):
+    result = _pausing(1.0, 1.6, 0.8)
+    lines = result.to_table(rows).splitlines()[1:]
+    (pause,) = [line for line in lines if "silence" in line]
+    start, stop = (float(x) for x in pause.split("silence")[0].split("-"))
+    # Windows that start within 0.125 s of the edges still hear the sound.
+    assert start == pytest.approx(1.1, abs=0.15) and stop == pytest.approx(2.5, abs=0.15)
+    assert len([w for w in result.to_dict()["windows"] if w["state"] == "silence"]) > 5
+
+
+def test_the_spans_of_the_table_do_not_overlap():
+    result = _pausing(4.0, 1.5, 4.0)
+    spans = []
+    for line in result.to_table().splitlines()[1:]:
+        spans.append([float(x) for x in line[:15].split("-")])
+    edges = np.array(spans)
+    assert np.all(edges[1:, 0] == edges[:-1, 1]) and np.all(edges[:, 0] < edges[:, 1])
+
+
 def test_json_holds_the_convention_and_round_trips():
     result = api.localize(plane_wave("nao_8", 34), "nao_8", RATE, model=PlaneWave())
     document = json.loads(result.to_json())
@@ -401,6 +430,16 @@ def _spoilt(kind):
 def test_audio_that_cannot_give_a_direction_is_refused(kind, message):
     with pytest.raises(InputError, match=message):
         api.localize(_spoilt(kind), "nao_8", RATE, model=PlaneWave())
+
+
+def test_a_rate_that_contradicts_the_file_is_refused(tmp_path):
+    write_wav(tmp_path / "a.wav", plane_wave("nao_8", 20, rate=48000), 48000)
+    with pytest.raises(InputError, match=r"has 48000 Hz, not sample_rate=16000: leave"):
+        api.localize(tmp_path / "a.wav", "nao_8", 16000, PlaneWave())
+    with pytest.raises(InputError, match="not sample_rate=44100"):
+        list(api.stream(tmp_path / "a.wav", "nao_8", 44100, PlaneWave()))
+    result = api.localize(tmp_path / "a.wav", "nao_8", sample_rate=48000, model=PlaneWave())
+    assert azimuth_error(result.overall.azimuth, 20) < 3
 
 
 def test_arrays_of_samples_need_their_rate():

@@ -162,6 +162,7 @@ def test_gradients_are_finite_for_collinear_and_centred_microphones():
     positions = np.array([[-0.05, 0, 0], [0, 0, 0], [0.05, 0, 0]])
     batch = as_batch(plane_wave(rng, positions, 10.0, 0.0), positions)
     batch |= {
+        "direct": batch["audio"][:, 0],
         "azimuth": np.array([10.0], np.float32),
         "elevation": np.array([90.0], np.float32),
         "distance": np.array([1.0], np.float32),

@@ -27,6 +27,7 @@ def labelled_batch(size: int = 8) -> dict[str, np.ndarray]:
         "audio": rng.normal(size=(size, 4, 4000)).astype(np.float32) * 0.05,
         "mic_positions": (positions - positions.mean(1, keepdims=True)).astype(np.float32),
         "mic_mask": np.ones((size, 4), bool),
+        "direct": rng.normal(size=(size, 4000)).astype(np.float32) * 0.03,
         "azimuth": rng.uniform(-180, 180, size).astype(np.float32),
         "elevation": rng.uniform(-60, 60, size).astype(np.float32),
         "distance": rng.uniform(0.5, 4, size).astype(np.float32),
