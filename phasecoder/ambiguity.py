@@ -112,7 +112,8 @@ class Ambiguity:
         if self.kind == "up-down":
             return (
                 f"{who} in one (horizontal) plane: up and down sound alike, so elevation is given "
-                "as +-, its size without its sign; near the horizon even the size is rough"
+                "as +-, its size without its sign, and rough below some 30 degrees: seen from near "
+                "its own plane the array has hardly any height, and delays hardly change with elevation"
             )
         if self.kind == "mirror":
             azimuth, elevation, _ = to_spherical(self.normal)

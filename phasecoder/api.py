@@ -74,7 +74,8 @@ def localize(
             the order of time.
         mics: array preset ("respeaker_4mic", ...), JSON file, MicArray, or positions [m, 3] in
             metres, in the order of the channels.
-        sample_rate: Hz, for arrays; any rate, resampled to 16 kHz.
+        sample_rate: Hz, for arrays; any rate, resampled to 16 kHz. Files know theirs: another one
+            is refused.
         model: None for the checkpoint that ships with the package, a checkpoint's directory, or
             any object with `predict(batch)`.
         hop_seconds: time between estimates; each hears 250 ms.

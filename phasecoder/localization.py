@@ -158,26 +158,54 @@ class Localization:
     def to_table(self, max_rows: int | None = _TABLE_ROWS) -> str:
         """A table for the terminal; neighbouring windows share a row if there are more than rows.
 
-        max_rows: None gives one row for each window.
+        A run of windows without speech is one row. A row's span reaches half way to its neighbours:
+        the windows themselves overlap. max_rows: None gives one row for each window with speech.
         """
-        per_row = 1 if max_rows is None else max(1, math.ceil(len(self) / max_rows))
-        title = "time (s)" if per_row == 1 else "from - to (s)"
+        groups = list(self._runs(1))
+        if max_rows is not None and len(groups) > max_rows:
+            groups = list(self._runs(max(2, math.ceil(len(self) / max_rows))))
+        shared = any(rows.stop - rows.start > 1 for rows in groups)
+        title = "from - to (s)" if shared else "time (s)"
         lines = [
             f"{title:>15}  {'azimuth':>8}  {'elevation':>9}  {'distance':>8}  {'confidence':>10}"
         ]
-        lines += [self._row(rows, per_row > 1) for rows in _groups(len(self), per_row)]
+        lines += [self._row(rows, shared) for rows in groups]
         return "\n".join(lines)
 
+    def _runs(self, size: int) -> Iterator[slice]:
+        """Rows of the table: `size` windows each; groups that all miss speech alike are joined."""
+        pending: slice | None = None
+        for rows in _groups(len(self), size):
+            if pending and self._state(pending) == self._state(rows) != "speech":
+                pending = slice(pending.start, rows.stop)
+                continue
+            if pending:
+                yield pending
+            pending = rows
+        if pending:
+            yield pending
+
+    def _state(self, rows: slice) -> str:
+        """`state` of a row: speech if any window has it, silence only if all are silent."""
+        if self.speech[rows].any():
+            return "speech"
+        return "silence" if self.silent[rows].all() else "no speech"
+
+    def _span(self, rows: slice) -> tuple[float, float]:
+        """From half way after the row before to half way before the next, seconds."""
+        half = self.hop_seconds / 2
+        start = 0.0 if rows.start == 0 else self.times[rows.start - 1] + half
+        last = rows.stop >= len(self)
+        return start, self.duration_seconds if last else self.times[rows.stop - 1] + half
+
     def _row(self, rows: slice, shared: bool) -> str:
-        times = self.times[rows]
-        half = self.window_seconds / 2
-        when = f"{times[0]:.2f}"
+        when = f"{self.times[rows.start]:.2f}"
         if shared:
-            when = f"{max(0.0, times[0] - half):.1f} - {times[-1] + half:.1f}"
+            start, stop = self._span(rows)
+            when = f"{start:.2f} - {stop:.2f}"
         heard = self.speech[rows]
         if not heard.any():
-            state = "silence" if self.silent[rows].all() else "no speech"
-            return f"{when:>15}  {state:>8}"
+            return f"{when:>15}  {self._state(rows):>8}"
         weight = self.confidence[rows][heard]
         azimuth, _, _, agreeing = robust_azimuth(self.azimuth[rows][heard], weight)
 

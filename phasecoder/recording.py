@@ -160,13 +160,14 @@ def open_recording(audio: AudioInput, array: MicArray, sample_rate: int | None) 
     Args:
         audio: path, array, or blocks in the order of time.
         array: the microphones, one per channel.
-        sample_rate: Hz; needed for arrays and blocks, read from the file for paths.
+        sample_rate: Hz; needed for arrays and blocks. A path's is in the file, and if it is given
+            all the same it must be that.
 
     Raises InputError for what cannot be localised: missing, truncated or one-channel audio, a
     channel count that is not the array's, a sample rate that is missing or out of range.
     """
     if isinstance(audio, str | Path):
-        return _open_file(Path(audio), array)
+        return _open_file(Path(audio), array, sample_rate)
     rate = _check_rate(sample_rate)
     if isinstance(audio, np.ndarray):
         pieces = _pieces(_as_float(audio, array), max(1, BLOCK * rate // SAMPLE_RATE))
@@ -179,9 +180,15 @@ def open_recording(audio: AudioInput, array: MicArray, sample_rate: int | None) 
     return recording
 
 
-def _open_file(path: Path, array: MicArray) -> Recording:
+def _open_file(path: Path, array: MicArray, sample_rate: int | None) -> Recording:
     stream = stream_audio(path, SAMPLE_RATE)
     try:
+        if sample_rate is not None and sample_rate != stream.source_rate:
+            raise InputError(
+                f"{path} has {stream.source_rate} Hz, not sample_rate={sample_rate}: leave "
+                "sample_rate out for files, which are read at their own rate; if the file's header "
+                "is wrong, give its samples as an array"
+            )
         _check_channels(stream.num_channels, array, str(path))
     except InputError:
         stream.close()
