@@ -86,30 +86,73 @@ def _draw_view(
     axes.set_aspect("equal")
     axes.set_axis_off()
     axes.plot(0, 0, "+", color=INK, markersize=9, zorder=2)
-    for group in _overlapping(points, 0.24 * span):
-        spread = np.ptp(points[group], axis=0).max()
-        alone = len(group) == 1
+    groups = _overlapping(points, 0.06 * span)
+    centres = np.array([points[group].mean(axis=0) for group in groups])
+    apart = np.linalg.norm(centres[:, None] - centres[None], axis=-1) / span
+    crowded = [len(g) > 1 or np.sum(row < 0.26) > 1 for g, row in zip(groups, apart)]
+    for group, tight in zip(groups, crowded):
+        radius = (0.06 if tight else 0.115) * span
         for k in group:
-            radius = (0.115 if alone or spread < 0.02 * span else 0.07) * span
             axes.add_patch(Circle(points[k], radius, fc=ACCENT, ec="white", lw=1.2, zorder=4))
             if k in marked:
                 axes.add_patch(
                     Circle(points[k], radius + 0.05 * span, fill=False, ec=MARK, lw=2, zorder=4)
                 )
-        centre = points[group].mean(axis=0)
-        if alone:
-            x, y = centre
-            axes.text(x, y, str(group[0] + 1), **_text("white", 10, 5), weight="bold")
-        else:
-            # Dots that lie over each other in this view share one label, away from the centroid.
-            label = ", ".join(str(k + 1) for k in group)
-            offset = np.copysign(0.5 * spread + 0.24 * span, centre[1] + 1e-6)
-            axes.text(centre[0], centre[1] + offset, label, **_text(INK, 9, 5), weight="bold")
+    names = [", ".join(str(k + 1) for k in group) for group in groups]
+    outside = [row for row, tight in enumerate(crowded) if tight]
+    places = place_labels(centres / span, names, outside)
+    for row, (x, y) in enumerate(centres):
+        if row not in outside:
+            axes.text(x, y, names[row], **_text("white", 10, 5), weight="bold")
+            continue
+        # Dots too close to hold their number have it beside them, at the end of a thin line.
+        there_x, there_y = span * places[row]
+        axes.plot([x, there_x], [y, there_y], color=INK, lw=0.6, alpha=0.5, zorder=3)
+        box = {"fc": "white", "ec": "none", "alpha": 0.85, "pad": 0.8}
+        axes.text(there_x, there_y, names[row], bbox=box, **_text(INK, 9, 5), weight="bold")
     _draw_scale_bar(axes, span)
 
 
+def label_box(place: NDArray[np.float64], text: str) -> NDArray[np.float64]:
+    """Corners [low x, low y, high x, high y] of a label of 9 points, in spans of the view."""
+    half = np.array([0.045 + 0.033 * len(text), 0.075])
+    return np.concatenate([place - half, place + half])
+
+
+def place_labels(
+    dots: NDArray[np.float64], names: list[str], outside: list[int]
+) -> dict[int, NDArray[np.float64]]:
+    """Places [2] for the labels of the dots `outside`, clear of each other and of all dots [n, 2].
+
+    In spans of the view. Away from the centroid where there is room, else at the nearest free place;
+    where none is free, the one that covers least.
+    """
+    bearing = np.radians(np.arange(0, 360, 15))
+    taken = [np.concatenate([dot - 0.1, dot + 0.1]) for dot in dots]
+    found: dict[int, NDArray[np.float64]] = {}
+    for row in outside:
+        out = np.arctan2(dots[row, 1], dots[row, 0] + 1e-9)
+        turned = sorted(bearing, key=lambda angle: 1.0 - np.cos(angle - out))
+        tried = [
+            dots[row] + radius * np.array([np.cos(angle), np.sin(angle)])
+            for radius in (0.22, 0.3, 0.4, 0.55, 0.75)
+            for angle in turned
+        ]
+        covered = [_covered(label_box(place, names[row]), taken) for place in tried]
+        found[row] = tried[int(np.argmin(covered))]
+        taken.append(label_box(found[row], names[row]))
+    return found
+
+
+def _covered(box: NDArray[np.float64], taken: list[NDArray[np.float64]]) -> float:
+    """Area that a box shares with others; boxes as in `label_box`."""
+    others = np.array(taken)
+    sides = np.minimum(box[2:], others[:, 2:]) - np.maximum(box[:2], others[:, :2])
+    return float(np.sum(np.prod(np.maximum(sides, 0.0), axis=1)))
+
+
 def _overlapping(points: NDArray[np.float64], distance: float) -> list[list[int]]:
-    """Indices grouped by place: points closer than `distance` to a group's first share a label."""
+    """Indices grouped by place: points closer than `distance` to a group's first are one dot."""
     groups: list[list[int]] = []
     for k, point in enumerate(points):
         for group in groups:
