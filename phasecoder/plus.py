@@ -11,10 +11,12 @@ import numpy as np
 from flax import nnx
 
 from phasecoder import steering
-from phasecoder.masking import DirectMask
+from phasecoder.masking import FRAMES, DirectMask
+from phasecoder.masking import HEADS as MASK_HEADS
 from phasecoder.paper import TOKEN_WIDTH, TokenHeads
 from phasecoder.posterior import linear_peak, peak_direction, wrap
 from spatial_core.audio.stft import NUM_BINS, stft
+from spatial_core.errors import InputError
 from spatial_core.nn.transformer import Block
 from spatial_core.typing import Array, Bool, Float
 
@@ -52,6 +54,12 @@ class PlusConfig:
     dropout: float = 0.0
     dtype: str = "float32"
     temperature: float = 1.0
+
+    def __post_init__(self):
+        if self.mask_width < 0 or self.mask_width % MASK_HEADS:
+            raise InputError(
+                f"mask_width={self.mask_width}: give a multiple of {MASK_HEADS}, or 0 for no mask"
+            )
 
 
 def azimuth_cells() -> np.ndarray:
@@ -157,7 +165,7 @@ class PlusEncoder(nnx.Module):
         dtype = jnp.dtype(config.dtype)
         linear = nnx.Linear
         levels = len(config.elevations)
-        segments = 33 // steering.SEGMENT_FRAMES
+        segments = FRAMES // steering.SEGMENT_FRAMES
         masked = config.mask_width > 0
         weighted = 4 if masked else 2
         self.coherence_in = linear(

@@ -112,13 +112,14 @@ def steered_coherence(
     weights: Float[Array, "b w f n i"] | None = None,
     segments: bool = True,
 ) -> Float[Array, "b g n v"]:
-    """Mean pairwise phase agreement toward each direction, per band n and view v, in [-1, 1].
+    """Mean pairwise phase agreement toward each direction, per band n and view v.
 
-    1 means that every pair of microphones sees a plane wave from that direction in that band. The
-    views are the clip's segments (of ``SEGMENT_FRAMES`` frames) or, without ``segments``, the whole
-    clip; after them one weighted mean over the clip for each of ``weights``. Directions are unit
-    vectors, the same for all clips or each clip's own. Works through the bins one by one: the phases of all bins at once
-    would not fit in a CPU's cache.
+    1 means that every pair of microphones sees a plane wave from that direction in that band, -1 the
+    opposite. The views are the clip's segments (of ``SEGMENT_FRAMES`` frames) or, without
+    ``segments``, the whole clip; after them one weighted mean over the clip for each of ``weights``,
+    larger than 1 where a band's weights average more. Directions are unit vectors, the same for all
+    clips or each clip's own. Works through the bins one by one: the phases of all bins at once would
+    not fit in a CPU's cache.
     """
     first, second = np.triu_indices(phasor.shape[1], k=1)
     batch, microphones, frames, bands, inner = phasor.shape

@@ -115,9 +115,11 @@ class PhaseCoderTask:
         shape = jax.ShapeDtypeStruct
         clip = (batch_size, self.max_mics)
         scalars = {k: shape((batch_size,), jnp.float32) for k in ("azimuth", "elevation")}
+        masked = isinstance(self.model, PlusConfig) and self.model.mask_width > 0
+        if masked:
+            scalars["direct"] = shape((batch_size, WINDOW), jnp.float32)
         return {
             "audio": shape((*clip, WINDOW), jnp.float32),
-            "direct": shape((batch_size, WINDOW), jnp.float32),
             "mic_positions": shape((*clip, 3), jnp.float32),
             "mic_mask": shape(clip, jnp.bool_),
             "distance": shape((batch_size,), jnp.float32),
@@ -157,7 +159,9 @@ class PhaseCoderTask:
         if "mask_logits" in logits:
             share = direct_share(batch["audio"], batch["direct"])
             cells = optax.sigmoid_binary_cross_entropy(logits["mask_logits"], share)
-            parts["mask"] = jnp.mean(cells, axis=(1, 2, 3))
+            # Recordings do not know their direct sound: zeros although somebody speaks.
+            known = jnp.any(batch["direct"] != 0, axis=1) | ~speech
+            parts["mask"] = known * jnp.mean(cells, axis=(1, 2, 3))
             total = total + self.mask_weight * parts["mask"]
         if "sphere_logits" in logits:
             target = posterior.sphere_target(

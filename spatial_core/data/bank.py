@@ -47,7 +47,7 @@ class BankConfig:
     scene: what scenes are drawn from (its dropouts and levels are drawn again by every stream).
     array: as in SceneStream. count: groups, one record each: some 100 kB with 8 microphones and a
     distractor. seed, split: as in SceneStream. shard_size: records of one file. simulator: "fast",
-    "pyroomacoustics" or a RirSimulator. threads: None for one per processor. max_bad_records:
+    "jax", "pyroomacoustics" or a RirSimulator. threads: None for one per processor. max_bad_records:
     scenes that may fail to simulate, and are replaced.
     """
 

@@ -7,7 +7,7 @@ fields, `check_batch` refuses anything else, and the rest are the few operations
 Axes: b examples, m microphones (padded, see `mic_mask`), t samples. Angles are degrees, azimuth
 counter-clockwise from +x in (-180, 180], elevation up from the horizontal in [-90, 90], distance in
 metres, all about the centroid of the valid microphones. `direct` is the part of the first
-microphone's audio that is the talker's direct sound: known in a simulation only, zero elsewhere.
+microphone's audio that is the talker's direct sound: known to streams of simulated scenes, zero elsewhere.
 """
 
 from __future__ import annotations

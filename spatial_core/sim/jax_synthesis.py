@@ -3,7 +3,8 @@
 
 The same recipe as synthesis.py, which works with numpy and numba: given the same RIRs and the same
 noise both agree to float32. `synthesize` is a pure function; call it in a jit of your own to let
-features and the train step follow without leaving the device.
+features and the train step follow without leaving the device. It gives the audio; the direct sound
+that a mask learns from (`direct` of a batch) it does not.
 """
 
 from __future__ import annotations

@@ -18,8 +18,8 @@ from spatial_core.sim.rooms import SPEED_OF_SOUND, RoomSpec
 from spatial_core.sim.scene import SceneSpec
 
 TARGET_RMS = 0.05
-# Reflections this soon (2 ms) after the direct sound count as part of it: at 250 ms windows no
-# spectrogram tells them apart.
+# Reflections this soon (some 2 ms) after the direct sound count as part of it: no spectrogram with
+# frames of 16 ms tells them apart.
 _DIRECT_SAMPLES = 32
 # RIR lengths are rounded up to this many samples: few FFT sizes, whose plans stay cached.
 _LENGTH_STEP = 1000

@@ -20,6 +20,7 @@ SETTINGS = (
     "PlusConfig.head_width=16",
     "PlusConfig.hidden=32",
     "PlusConfig.blocks=1",
+    "PlusConfig.mask_width=16",
     "TrainConfig.steps=6",
     "TrainConfig.log_every=1",
     "TrainConfig.checkpoint_every=2",

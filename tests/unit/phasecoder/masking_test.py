@@ -102,3 +102,36 @@ def test_a_mask_learns_which_frames_are_direct():
     for _ in range(100):
         params, state, value, constant = step(params, state, *batch())
     assert float(value) < 0.8 * float(constant)
+
+
+def test_the_true_mask_finds_the_talker_beside_a_louder_noise():
+    """Bursts from 40 degrees, 3 dB weaker than steady noise from -100: only the mask tells."""
+    rng = np.random.default_rng(4)
+    positions = rng.normal(size=(6, 3)) * 0.05
+    positions -= positions.mean(axis=0)
+
+    def wave(azimuth: float, envelope: np.ndarray) -> np.ndarray:
+        toward = np.array([np.cos(np.radians(azimuth)), np.sin(np.radians(azimuth)), 0.0])
+        spectrum = np.fft.rfft(rng.normal(size=8192) * envelope)
+        lead = np.exp(
+            2j * np.pi * np.fft.rfftfreq(8192, 1 / 16000) * (positions @ toward / 343.0)[:, None]
+        )
+        return np.fft.irfft(spectrum * lead)[:, 2000:6000]
+
+    bursts = np.zeros(8192)
+    bursts[2000:6000] = np.repeat([0.0, 1.0, 0.0, 0.0, 1.0], 800)
+    talker, noise = wave(40.0, bursts), wave(-100.0, np.ones(8192))
+    talker *= 10 ** (-3 / 20) * noise.std() / talker.std()
+    audio = (talker + noise).astype(np.float32)[None]
+    mask = np.ones((1, 6), bool)
+    share = masking.direct_share(audio, talker[:1].astype(np.float32))
+    coherence = steering.steered_coherence(
+        steering.unit_phasors(stft(audio), mask),
+        positions[None].astype(np.float32),
+        mask,
+        jnp.asarray(steering.grid_directions((0.0,))),
+        (share**2)[:, None],
+        segments=False,
+    ).mean(axis=2)[0]
+    plain, masked = steering.ring_azimuths()[np.asarray(coherence.argmax(axis=0))]
+    assert (plain, masked) == (-100.0, 40.0)

@@ -14,6 +14,7 @@ from phasecoder.paper import PaperConfig
 from phasecoder.plus import PlusConfig
 from phasecoder.relative import RelativeConfig
 from phasecoder.task import PhaseCoderTask
+from spatial_core.errors import InputError
 
 PAPER = PaperConfig(width=32, heads=2, head_width=16, hidden=32, blocks=2)
 PLUS = PlusConfig(width=32, heads=2, head_width=16, hidden=32, blocks=1)
@@ -84,3 +85,25 @@ def test_bfloat16_computes_close_to_float32_and_keeps_float32_weights(model):
     # bfloat16 keeps 8 bits: 0.4% a rounding, a few of them in a row.
     assert float(loss) == pytest.approx(float(reference), rel=0.02)
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(grads))
+
+
+def test_clips_with_unknown_direct_sound_teach_the_mask_nothing():
+    task = PhaseCoderTask(PLUS)
+    batch = labelled_batch()
+    unknown = {**batch, "direct": np.zeros_like(batch["direct"])}
+    params = task.init(jax.random.key(0))
+
+    def mask_loss(params, batch):
+        return task.loss(params, batch, jax.random.key(0), False)[1]["loss_mask"]
+
+    # The first clip has no speech: that its direct sound is zero is known.
+    grads = jax.grad(mask_loss)(params, {k: v[1:] for k, v in unknown.items()})
+    assert not any(np.any(g) for g in jax.tree.leaves(grads["mask"]))
+    assert float(mask_loss(params, {k: v[:1] for k, v in unknown.items()})) > 0
+    assert float(mask_loss(params, batch)) > 0
+
+
+@pytest.mark.parametrize("width", [-4, 2])
+def test_an_impossible_mask_width_is_refused(width: int):
+    with pytest.raises(InputError, match="mask_width"):
+        PlusConfig(mask_width=width)
