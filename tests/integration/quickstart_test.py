@@ -79,7 +79,7 @@ def test_a_model_trained_for_two_minutes_localises(tmp_path):
     stream = SceneStream(scene=scene, split="test", batch_size=256, crops_per_rir=1)
     batch = stream.batch(0)
     error = azimuth_error(load(tmp_path / "run").predict(batch)["azimuth"], batch["azimuth"])
-    # 10 degrees is what the README promises; 3 to 4 is what such a run has shown.
+    # 10 degrees is what the README promises; 3 to 4 is what such runs have shown.
     assert np.median(error) <= 10.0
     assert np.mean(error <= 10.0) >= 0.65
 
