@@ -6,6 +6,7 @@ They read files and settings, and write none.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,9 @@ def train(workdir: Path, experiment: str) -> str:
     """Summary, configuration, parameters, shards, batch and memory of a training."""
     from spatial_core.train.dry_run import dry_run
 
-    return dry_run(gin_setup.build("TrainConfig"), workdir, experiment)
+    config = gin_setup.build("TrainConfig")
+    print("compiling the step, to know its memory and operations", file=sys.stderr, flush=True)
+    return dry_run(config, workdir, experiment)
 
 
 def evaluate(workdir: Path, experiment: str) -> str:

@@ -105,13 +105,14 @@ def localize(
     ambiguity = Ambiguity.of(array)
     columns = _settle(answer, speech, ambiguity)
     overall = _overall(answer, columns, speech, grid, ambiguity, context, hop / SAMPLE_RATE)
-    if overall is not None and overall.share < 0.6 and overall.windows >= 4:
+    faults = [] if overall is None else _fault_notes(recording, array, _check_command(mics, audio))
+    notes += faults
+    # Where the array is at fault, that is why the windows disagree.
+    if overall is not None and not faults and overall.share < 0.6 and overall.windows >= 4:
         notes.append(
             f"only {100 * overall.share:.0f} % of the windows agree on one direction: there may be "
             "several talkers, or one who moves; read the table over time"
         )
-    if overall is not None:
-        notes += _fault_notes(recording, array, _check_command(mics, audio))
     if overall is None and not silent.all():
         notes.append(
             "there is sound, but no speech: this model locates talkers only; "

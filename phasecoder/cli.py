@@ -90,7 +90,9 @@ def _add_localize(commands: argparse._SubParsersAction) -> None:
         description=_LOCALIZE,
         epilog=_LOCALIZE_EPILOG,
     )
-    parser.add_argument("audio", metavar="AUDIO", help="wav, flac or ogg; one channel each mic")
+    parser.add_argument(
+        "audio", metavar="AUDIO", help="wav, flac, ogg, mp3 or aiff; one channel each mic"
+    )
     parser.add_argument(
         "--mics", required=True, metavar="ARRAY", help="preset name or JSON file of positions"
     )

@@ -235,7 +235,7 @@ def _note_rate(recording: Recording) -> None:
     if recording.source_rate < SAMPLE_RATE:
         recording.notes.append(
             f"recorded at {recording.source_rate} Hz: nothing above "
-            f"{recording.source_rate // 2} Hz is there to hear, expect coarser directions"
+            f"{recording.source_rate // 2} Hz is there to hear, expect coarser directions and noise taken for speech"
         )
 
 

@@ -48,13 +48,14 @@ def train(config: TrainConfig, directory: str | Path) -> TrainResult:
     """
     directory = Path(directory)
     with contextlib.ExitStack() as stack:
+        # First: a Ctrl-C while the step is compiled would be lost in the compiler's callbacks.
+        stop = stack.enter_context(StopSignal())
         stack.enter_context(workdir.locked(directory))
         workdir.claim(directory, config)
         program = compile_program(config)
         console = ConsoleWriter(config.steps) if workdir.is_writer() else None
         run = _Run(config, directory, program, console)
         stack.callback(run.close)
-        stop = stack.enter_context(StopSignal())
         return run.train(stop)
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from types import FrameType, TracebackType
@@ -43,6 +44,8 @@ class StopSignal:
         self.name = signal.Signals(number).name
         handler = self._previous.get(number, signal.SIG_DFL)
         signal.signal(number, handler)  # type: ignore[arg-type]
+        # Not print: a handler may interrupt one. Compiling takes a while, and silence looks like a hang.
+        os.write(2, f"\n{self.name}: stopping after this step; once more stops at once\n".encode())
 
     def requested(self, step: int) -> bool:
         """Whether to stop after this step; on several hosts all answer alike at the same step."""

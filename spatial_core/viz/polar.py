@@ -33,7 +33,7 @@ def draw_posterior(
 
     Args:
         path: PNG to write.
-        azimuth_probs: [n_steps, n] probabilities over the grid; a step of nan is silence.
+        azimuth_probs: [n_steps, n] probabilities over the grid; a step of nan has no speech.
         azimuth_grid: [n] azimuths in degrees, counter-clockwise from +x. A grid that holds both -180
             and 180 names one direction twice; the two are added.
         step: seconds between steps.
@@ -65,7 +65,7 @@ def draw_posterior(
         assert isinstance(rose, PolarAxes)
         mean = probs[active].mean(axis=0) if active.any() else np.full(len(grid), np.nan)
         _draw_rose(rose, mean, grid, None if truth is None else np.asarray(truth, float))
-        share = f"{active.mean():.0%} of {steps * step:.1f} s with sound"
+        share = f"{active.mean():.0%} of {steps * step:.1f} s with speech"
         rose.set_title(f"mean over time\n{share}", fontweight="normal", loc="center", fontsize=9)
         fig.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
     return Path(path)
@@ -82,7 +82,7 @@ def _merge_ends(probs: np.ndarray, grid: np.ndarray) -> tuple[np.ndarray, np.nda
         raise InputError("a posterior needs at least one step and two azimuths to be drawn")
     wrapped = np.round(np.mod(grid + 180.0, 360.0) - 180.0, 6)
     unique, inverse = np.unique(wrapped, return_inverse=True)
-    # A step with any nan becomes all nan here: it is silence.
+    # A step with any nan becomes all nan here: it has no speech.
     members = (inverse[:, None] == np.arange(len(unique))).astype(float)
     return probs @ members, unique
 
@@ -121,7 +121,7 @@ def _draw_heat(
         axis.axvspan(start, start + step, color=FAINT, linewidth=0, alpha=0.7)
     azimuth_ticks(axis, "y", 45)
     axis.set_xlim(time_edges[0], time_edges[-1])
-    axis.set_xlabel("time (s)" + ("" if active.all() else ", grey: silence"))
+    axis.set_xlabel("time (s)" + ("" if active.all() else ", grey: no speech"))
     axis.set_ylabel("azimuth (counter-clockwise from +x)")
 
 

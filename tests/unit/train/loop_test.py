@@ -15,7 +15,7 @@ import pytest
 
 from spatial_core.errors import InputError
 from spatial_core.io.export import write_release
-from spatial_core.train import workdir
+from spatial_core.train import loop, workdir
 from spatial_core.train.checkpoint import Checkpoints, tree_digest
 from spatial_core.train.config import TrainConfig
 from spatial_core.train.dry_run import dry_run
@@ -84,6 +84,21 @@ def test_stopping_and_going_on_gives_the_same_bits(tmp_path):
     assert second.stopped_by is None
     assert tree_digest(whole.state) == tree_digest(second.state)
     assert [r["step"] for r in records(tmp_path / "parts")] == [4, 8, 12]
+
+
+def test_ctrl_c_while_compiling_stops_before_the_first_step(tmp_path, monkeypatch, capfd):
+    compiled = loop.compile_program
+
+    def interrupted(config):
+        os.kill(os.getpid(), signal.SIGINT)
+        return compiled(config)
+
+    monkeypatch.setattr(loop, "compile_program", interrupted)
+    stopped = train(config(), tmp_path)
+    assert (stopped.stopped_by, stopped.step) == ("SIGINT", 0)
+    assert "once more stops at once" in capfd.readouterr().err
+    monkeypatch.undo()
+    assert train(config(), tmp_path).step == config().steps
 
 
 def test_a_finished_run_stays_finished(tmp_path):
