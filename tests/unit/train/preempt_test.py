@@ -3,12 +3,21 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 
 import pytest
 
 from spatial_core.train.preempt import StopSignal
+
+
+@pytest.fixture(autouse=True)
+def no_garbage_collection():
+    """JAX works in a callback of the collector, and Python drops what is raised in there."""
+    gc.disable()
+    yield
+    gc.enable()
 
 
 def test_the_first_signal_is_noted_and_the_second_acts():
