@@ -13,11 +13,16 @@ from spatial_core.train.preempt import StopSignal
 
 
 @pytest.fixture(autouse=True)
-def no_garbage_collection():
-    """JAX works in a callback of the collector, and Python drops what is raised in there."""
+def ordinary_interrupts():
+    """Ctrl-C raises, as in a terminal: a shell's background jobs inherit that it is ignored.
+
+    No garbage collection: JAX works in a callback of it, and Python drops what is raised in there.
+    """
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     gc.disable()
     yield
     gc.enable()
+    signal.signal(signal.SIGINT, before)
 
 
 def test_the_first_signal_is_noted_and_the_second_acts():
