@@ -15,6 +15,7 @@ import numpy as np
 from spatial_core.data.records import SAMPLE_RATE
 from spatial_core.errors import InputError
 from spatial_core.sim import kernels
+from spatial_core.sim.rir import check_inputs
 from spatial_core.sim.rooms import BAND_EDGES_HZ, SPEED_OF_SOUND, RoomSpec, band_absorption
 
 
@@ -78,11 +79,8 @@ class FastSimulator:
         inside its room, or when they are closer than 1 mm.
         """
         sources, mics = np.asarray(sources, np.float64), np.asarray(mics, np.float64)
-        if not len(rooms) == len(sources) == len(mics) == len(mask) == len(seeds):
-            raise InputError(
-                f"{len(rooms)} rooms, {len(sources)} sources, {len(mics)} arrays, {len(mask)} masks "
-                f"and {len(seeds)} seeds: give the same number of each"
-            )
+        mask = np.asarray(mask, bool)
+        check_inputs(rooms, sources, mics, mask, seeds)
         out = np.zeros((len(rooms), mics.shape[1], self.taps), np.float32)
 
         def work(b: int) -> None:
@@ -107,14 +105,6 @@ class FastSimulator:
         self, room: RoomSpec, source: np.ndarray, mics: np.ndarray, seed: int, out: np.ndarray
     ) -> int:
         """Simulates into out [m, taps]; returns the number of images used."""
-        if len(mics) == 0:
-            raise InputError("no microphone to simulate: the mask of this room is empty")
-        room.require_inside(source, "the source")
-        room.require_inside(mics, "a microphone")
-        if np.min(np.linalg.norm(mics - source, axis=1)) < 1e-3:
-            raise InputError(
-                f"the source at {source.tolist()} m is less than 1 mm from a microphone"
-            )
         order = np.argsort(room.dimensions)[::-1]
         reflections = np.sqrt(1 - band_absorption(room.absorption)).reshape(3, 2, 4)[order]
         seconds = self.taps / SAMPLE_RATE

@@ -19,9 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from spatial_core.data.records import SAMPLE_RATE
-from spatial_core.errors import InputError
 from spatial_core.sim.rooms import SPEED_OF_SOUND, RoomSpec, band_absorption
-from spatial_core.typing import Array, Bool, Float, Int
+from spatial_core.typing import Array, Float, Int
 
 SAMPLES_PER_METRE = SAMPLE_RATE / SPEED_OF_SOUND
 # Candidates looked at for each image kept: a box holds 1.9 times its sphere, and cells at the rim.
@@ -319,27 +318,3 @@ def delays(
     beyond = rest / (nearest + distance)
     below = jnp.floor(beyond)
     return root + below.astype(jnp.int32), beyond - below, distance, vector + part
-
-
-def check_inputs(
-    rooms: Sequence[RoomSpec],
-    sources: np.ndarray,
-    mics: np.ndarray,
-    mask: Bool[np.ndarray, "b m"],
-    seeds: Sequence[int] | np.ndarray,
-) -> None:
-    """Raises InputError for counts that differ, and for positions outside a room or coinciding."""
-    if not len(rooms) == len(sources) == len(mics) == len(mask) == len(seeds):
-        raise InputError(
-            f"{len(rooms)} rooms, {len(sources)} sources, {len(mics)} arrays, {len(mask)} masks "
-            f"and {len(seeds)} seeds: give the same number of each"
-        )
-    if not np.all(np.any(mask, axis=1)):
-        raise InputError("no microphone to simulate: the mask of a room is empty")
-    for room, source, points, valid in zip(rooms, sources, mics, mask):
-        room.require_inside(source, "the source")
-        room.require_inside(points[valid], "a microphone")
-        if np.min(np.linalg.norm(points[valid] - source, axis=1)) < 1e-3:
-            raise InputError(
-                f"the source at {np.asarray(source).tolist()} m is less than 1 mm from a microphone"
-            )

@@ -22,12 +22,12 @@ from spatial_core.sim.images import (
     Extent,
     Geometry,
     Samples,
-    check_inputs,
     delays,
     image_sources,
     pack,
 )
 from spatial_core.sim.late import late_arrivals
+from spatial_core.sim.rir import check_inputs
 from spatial_core.sim.rooms import BAND_EDGES_HZ, RoomSpec
 from spatial_core.typing import Array, Float
 

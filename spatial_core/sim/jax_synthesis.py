@@ -19,9 +19,10 @@ import scipy.fft
 
 from spatial_core.data.records import WINDOW
 from spatial_core.errors import InputError
-from spatial_core.sim.images import Geometry, check_inputs, pack
+from spatial_core.sim.images import Geometry, pack
 from spatial_core.sim.jax_engine import JaxSimulator, Plan, responses
-from spatial_core.sim.scene import DISTRACTOR_SEED, SceneSpec
+from spatial_core.sim.rir import check_inputs
+from spatial_core.sim.scene import DISTRACTOR_SEED, SceneSpec, pad_positions
 from spatial_core.sim.synthesis import TARGET_RMS
 from spatial_core.typing import Array, Bool, Float, Int
 
@@ -66,14 +67,7 @@ def pack_scenes(
     All rooms share one program, of the simulator's max_images. Seeds are those of `simulate_scenes`,
     so the RIRs are the same. Raises InputError as the simulator does.
     """
-    largest = max(spec.num_mics for spec in specs)
-    if largest > num_mics:
-        raise InputError(f"a scene has {largest} microphones, the batch room for {num_mics} only")
-    mics = np.zeros((len(specs), num_mics, 3))
-    mask = np.zeros((len(specs), num_mics), bool)
-    for row, spec in enumerate(specs):
-        mics[row, : spec.num_mics] = spec.true_positions
-        mask[row, : spec.num_mics] = True
+    mics, mask = pad_positions(specs, num_mics)
     rooms = [spec.room for spec in specs]
 
     def geometry(sources: list[np.ndarray], seeds: list[int]) -> Geometry:

@@ -47,6 +47,31 @@ class RirSimulator(Protocol):
         """float32 [b, m, taps]; sources [b, 3], mics [b, m, 3], mask [b, m]: zero outside it."""
 
 
+def check_inputs(
+    rooms: Sequence[RoomSpec],
+    sources: np.ndarray,
+    mics: np.ndarray,
+    mask: np.ndarray,
+    seeds: Sequence[int] | np.ndarray,
+) -> None:
+    """What every simulator asks of its inputs: InputError for counts that differ, a mask [b, m] (bool)
+    without a microphone, and positions outside their room or coinciding."""
+    if not len(rooms) == len(sources) == len(mics) == len(mask) == len(seeds):
+        raise InputError(
+            f"{len(rooms)} rooms, {len(sources)} sources, {len(mics)} arrays, {len(mask)} masks "
+            f"and {len(seeds)} seeds: give the same number of each"
+        )
+    if not np.all(np.any(mask, axis=1)):
+        raise InputError("no microphone to simulate: the mask of a room is empty")
+    for room, source, points, valid in zip(rooms, sources, mics, mask):
+        room.require_inside(source, "the source")
+        room.require_inside(points[valid], "a microphone")
+        if np.min(np.linalg.norm(points[valid] - source, axis=1)) < 1e-3:
+            raise InputError(
+                f"the source at {np.asarray(source).tolist()} m is less than 1 mm from a microphone"
+            )
+
+
 @dataclass(frozen=True)
 class PyroomSimulator:
     """pyroomacoustics' image-source model with octave-band walls: the reference, ten times slower.

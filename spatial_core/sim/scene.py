@@ -255,12 +255,10 @@ def vary_scene(rng: np.random.Generator, spec: SceneSpec, config: SceneConfig) -
     )
 
 
-def simulate_scenes(
-    simulator: RirSimulator, specs: Sequence[SceneSpec], num_mics: int
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """RIRs float32 [r, num_mics, taps] of the speech, and of the distractors (None without any).
+def pad_positions(specs: Sequence[SceneSpec], num_mics: int) -> tuple[np.ndarray, np.ndarray]:
+    """True microphone positions [b, num_mics, 3] in the room frame, and which there are [b, num_mics].
 
-    Channels beyond a scene's own are zero; so are the RIRs of scenes without a distractor source.
+    Raises InputError where a scene has more.
     """
     largest = max(spec.num_mics for spec in specs)
     if largest > num_mics:
@@ -270,6 +268,17 @@ def simulate_scenes(
     for r, spec in enumerate(specs):
         mics[r, : spec.num_mics] = spec.true_positions
         mask[r, : spec.num_mics] = True
+    return mics, mask
+
+
+def simulate_scenes(
+    simulator: RirSimulator, specs: Sequence[SceneSpec], num_mics: int
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """RIRs float32 [r, num_mics, taps] of the speech, and of the distractors (None without any).
+
+    Channels beyond a scene's own are zero; so are the RIRs of scenes without a distractor source.
+    """
+    mics, mask = pad_positions(specs, num_mics)
     noisy = [r for r, spec in enumerate(specs) if spec.distractor_source is not None]
     rows = [*range(len(specs)), *noisy]
     sources = np.array(

@@ -373,17 +373,6 @@ def test_result_depends_on_the_room_and_its_seed_only() -> None:
 
 
 def test_impossible_requests_are_refused() -> None:
-    simulator = JaxSimulator()
-    with pytest.raises(InputError, match=r"source .* not inside"):
-        simulator.simulate(ROOM, np.array([9.0, 1.0, 1.0]), MICS, 0)
-    with pytest.raises(InputError, match=r"microphone .* not inside"):
-        simulator.simulate(ROOM, SOURCE, MICS * 1000, 0)
-    with pytest.raises(InputError, match="less than 1 mm"):
-        simulator.simulate(ROOM, MICS[0], MICS, 0)
-    with pytest.raises(InputError, match="same number of each"):
-        simulator.simulate_batch([ROOM], SOURCE[None], MICS[None], np.ones((1, 3), bool), [1, 2])
-    with pytest.raises(InputError, match="no microphone"):
-        simulator.simulate_batch([ROOM], SOURCE[None], MICS[None], np.zeros((1, 3), bool), [1])
     with pytest.raises(InputError, match="raise max_images or lower max_order"):
         JaxSimulator(max_order=30).simulate(ROOM, SOURCE, MICS, 0)
     for wrong in (

@@ -10,6 +10,7 @@ from scipy.signal import butter, sosfiltfilt
 from spatial_core.errors import InputError
 from spatial_core.sim import kernels
 from spatial_core.sim.fast import FastSimulator
+from spatial_core.sim.jax_engine import JaxSimulator
 from spatial_core.sim.kernels import FILTER_PHASES, band_filters
 from spatial_core.sim.rir import PyroomSimulator, images_reference
 from spatial_core.sim.rooms import BAND_EDGES_HZ, RoomConfig, RoomSpec, sample_room
@@ -171,8 +172,8 @@ def test_kernels_compile_where_no_cache_can_be_written(monkeypatch: pytest.Monke
     assert double(4) == 8
 
 
-def test_impossible_positions_are_refused() -> None:
-    simulator = FastSimulator()
+@pytest.mark.parametrize("simulator", [FastSimulator(), JaxSimulator()])
+def test_impossible_positions_are_refused(simulator: FastSimulator | JaxSimulator) -> None:
     with pytest.raises(InputError, match=r"source .* not inside"):
         simulator.simulate(ROOM, np.array([9.0, 1.0, 1.0]), MICS, 0)
     with pytest.raises(InputError, match=r"microphone .* not inside"):
@@ -181,6 +182,11 @@ def test_impossible_positions_are_refused() -> None:
         simulator.simulate(ROOM, MICS[0], MICS, 0)
     with pytest.raises(InputError, match="same number of each"):
         simulator.simulate_batch([ROOM], SOURCE[None], MICS[None], np.ones((1, 3), bool), [1, 2])
+    with pytest.raises(InputError, match="no microphone"):
+        simulator.simulate_batch([ROOM], SOURCE[None], MICS[None], np.zeros((1, 3), bool), [1])
+
+
+def test_impossible_settings_are_refused() -> None:
     with pytest.raises(InputError, match="images="):
         FastSimulator(images="all")
     with pytest.raises(InputError, match="taps="):
