@@ -10,32 +10,28 @@ i): a bank whose making was interrupted and resumed has the bytes of one made in
 from __future__ import annotations
 
 import math
-import os
 import threading
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numba
 import numpy as np
-from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
-from spatial_core.data import bank_manifest, bank_record
-from spatial_core.data.bank_manifest import Manifest, Shard
+from spatial_core.data import bank_manifest, bank_record, shards
+from spatial_core.data.bank_manifest import Manifest
 from spatial_core.data.budget import BadRecords
 from spatial_core.data.groups import Groups, GroupSource, SimulatedGroups, first_good, stack_groups
 from spatial_core.data.pipeline import CropStream, build_simulator
 from spatial_core.data.seeds import generator
+from spatial_core.data.shards import Progress, Report
 from spatial_core.errors import InputError
 from spatial_core.geometry.arrays import MicArray, load_array
 from spatial_core.sim.rir import RirSimulator
 from spatial_core.sim.scene import SceneConfig, SceneSpec
 
-# One record a chunk, because training reads them in any order; float16 noise does not compress.
-_WRITER_OPTIONS = "group_size:1,uncompressed"
-_READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
+_AGAIN = "make the bank again, which keeps what is whole"
 _SLICE = 32
 """Groups simulated between two writes, for each thread."""
 
@@ -81,9 +77,6 @@ class BankConfig:
         return math.ceil(self.count / self.shard_size)
 
 
-Progress = Callable[[str], None]
-
-
 def generate_bank(
     config: BankConfig, out_dir: str | Path, resume: bool = True, progress: Progress = print
 ) -> Manifest:
@@ -96,7 +89,7 @@ def generate_bank(
     folder = Path(out_dir)
     simulator = build_simulator(config.simulator)
     manifest = _start(config, folder, simulator, resume)
-    report = _Report(config.count, progress)
+    report = Report(config.count, "rooms", progress)
     bad = BadRecords(config.max_bad_records)
     source = SimulatedGroups(
         config.scene, simulator, config.seed, config.split, config.scene.padded_mics, bad
@@ -106,7 +99,7 @@ def generate_bank(
         first = number * config.shard_size
         indices = range(first, min(first + config.shard_size, config.count))
         if name in manifest.shards:
-            fault = bank_manifest.shard_fault(folder, name, manifest.shards[name])
+            fault = shards.shard_fault(folder, name, manifest.shards[name])
             if fault is None:
                 report.kept(len(indices))
                 continue
@@ -114,7 +107,7 @@ def generate_bank(
         before = set(bad.reasons)
         _write_shard(source, config.threads, folder / name, indices, report)
         replaced = tuple(sorted(set(bad.reasons) - before))
-        shard = bank_manifest.describe_shard(folder / name, len(indices), replaced)
+        shard = shards.describe_shard(folder / name, len(indices), replaced)
         manifest = manifest.with_shard(name, shard)
         bank_manifest.save(manifest, folder)
     report.done(folder)
@@ -138,28 +131,22 @@ def _start(config: BankConfig, folder: Path, simulator: RirSimulator, resume: bo
 
 
 def _write_shard(
-    source: GroupSource, threads: int | None, path: Path, indices: range, report: _Report
+    source: GroupSource, threads: int | None, path: Path, indices: range, report: Report
 ) -> None:
-    """Write one shard under a temporary name, then move it into place."""
-
     def make(part: range) -> list[bytes]:
         return _records(source.groups(part))
 
-    threads = threads or numba.get_num_threads()
-    temporary = path.with_name(f".{path.name}.tmp")
-    writer = ArrayRecordWriter(str(temporary), _WRITER_OPTIONS)
-    with ThreadPoolExecutor(threads) as pool:
+    def records(pool: ThreadPoolExecutor, threads: int) -> Iterator[bytes]:
         for start in range(0, len(indices), _SLICE * threads):
             block = indices[start : start + _SLICE * threads]
             parts = [block[i : i + _SLICE] for i in range(0, len(block), _SLICE)]
-            for records in pool.map(make, parts):
-                for record in records:
-                    writer.write(record)
+            for made in pool.map(make, parts):
+                yield from made
             report.made(len(block))
-    writer.close()
-    with temporary.open("rb+") as file:
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+
+    threads = threads or numba.get_num_threads()
+    with ThreadPoolExecutor(threads) as pool:
+        shards.write_shard(path, records(pool, threads))
 
 
 def _records(groups: Groups) -> list[bytes]:
@@ -171,37 +158,6 @@ def _records(groups: Groups) -> list[bytes]:
             rirs.append(noise[row, : spec.num_mics])
         encoded.append(bank_record.encode(spec.to_dict(), np.stack(rirs)))
     return encoded
-
-
-class _Report:
-    """Lines of progress with the time left, at most one every two seconds."""
-
-    def __init__(self, total: int, say: Progress) -> None:
-        self._total, self._say = total, say
-        self._there = self._new = 0
-        self._start = self._last = time.monotonic()
-
-    def kept(self, count: int) -> None:
-        self._there += count
-
-    def made(self, count: int) -> None:
-        self._new += count
-        now = time.monotonic()
-        if now - self._last < 2:
-            return
-        self._last = now
-        ready = self._there + self._new
-        rate = self._new / (now - self._start)
-        self._say(
-            f"{ready:,} of {self._total:,} rooms ({100 * ready / self._total:.0f}%), "
-            f"{rate:.0f} a second, {(self._total - ready) / rate / 60:.1f} minutes left"
-        )
-
-    def done(self, folder: Path) -> None:
-        self._say(
-            f"{folder}: {self._total:,} rooms, {self._there:,} of them kept from before, "
-            f"{time.monotonic() - self._start:.0f} s"
-        )
 
 
 class BankGroups:
@@ -222,7 +178,9 @@ class BankGroups:
         self._distractor = distractor
         self._bad = bad
         self._names = sorted(manifest.shards)
-        self._readers = [_open_shard(folder / name, manifest.shards[name]) for name in self._names]
+        self._readers = [
+            shards.open_shard(folder / name, manifest.shards[name], _AGAIN) for name in self._names
+        ]
         self._locks = [threading.Lock() for _ in self._names]
         self._edges = np.cumsum([manifest.shards[name].records for name in self._names])
         self._orders: dict[int, np.ndarray] = {}
@@ -278,18 +236,6 @@ class BankGroups:
         if self._distractor:
             return Groups([spec], rirs[0], rirs[1])
         return Groups([replace(spec, distractor_source=None)], rirs[0], None)
-
-
-def _open_shard(path: Path, shard: Shard) -> ArrayRecordReader:
-    if not path.is_file():
-        raise InputError(f"{path} is missing: make the bank again, which keeps what is whole")
-    reader = ArrayRecordReader(str(path), _READER_OPTIONS)
-    if not reader.ok() or reader.num_records() != shard.records:
-        raise InputError(
-            f"{path} is damaged ({reader.num_records()} records can be found, {shard.records} were "
-            "written): make the bank again, which keeps what is whole"
-        )
-    return reader
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,9 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from spatial_core.config import resolved
+from spatial_core.data.shards import Shard, json_digest, shard_fault, write_json
 from spatial_core.errors import InputError
 from spatial_core.geometry.arrays import MicArray
 from spatial_core.sim.rir import RirSimulator
@@ -37,16 +36,6 @@ _CROP_FIELDS = (
     "gain_mismatch_db",
     "gain_db",
 )
-
-
-@dataclass(frozen=True)
-class Shard:
-    """One finished file; `replaced` names the scenes that failed to simulate."""
-
-    records: int
-    bytes: int
-    sha256: str
-    replaced: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -143,29 +132,6 @@ def _shard_names(shards: int) -> set[str]:
     return {shard_name(number, shards) for number in range(min(shards, MAX_SHARDS))}
 
 
-def digest(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def describe_shard(path: Path, records: int, replaced: tuple[str, ...]) -> Shard:
-    """The entry of a finished file."""
-    return Shard(records, path.stat().st_size, digest(path), replaced)
-
-
-def shard_fault(folder: Path, name: str, shard: Shard) -> str | None:
-    """What is wrong with a finished shard's file: missing, another size or checksum."""
-    path = folder / name
-    if not path.is_file():
-        return f"{name} is missing"
-    if path.stat().st_size != shard.bytes:
-        return f"{name} has {path.stat().st_size} bytes, not {shard.bytes}"
-    if digest(path) != shard.sha256:
-        return f"{name} differs from its checksum"
-    return None
-
-
 def verify_bank(folder: str | Path) -> list[str]:
     """Read the whole bank against its checksums: a sentence for each fault, none if it is whole."""
     folder = Path(folder)
@@ -181,7 +147,7 @@ def save(manifest: Manifest, folder: Path) -> None:
         "format": FORMAT,
         "version": VERSION,
         "config": manifest.config,
-        "config_sha256": _config_digest(manifest.config),
+        "config_sha256": json_digest(manifest.config),
         "taps": manifest.taps,
         "lead": manifest.lead,
         "num_shards": manifest.num_shards,
@@ -189,9 +155,7 @@ def save(manifest: Manifest, folder: Path) -> None:
             name: dataclasses.asdict(shard) for name, shard in sorted(manifest.shards.items())
         },
     }
-    temporary = folder / f".{NAME}.tmp"
-    temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(temporary, folder / NAME)
+    write_json(folder / NAME, content)
 
 
 def load(folder: Path) -> Manifest:
@@ -216,7 +180,7 @@ def load(folder: Path) -> Manifest:
             "bank again"
         )
     try:
-        if content["config_sha256"] != _config_digest(content["config"]):
+        if content["config_sha256"] != json_digest(content["config"]):
             raise InputError(
                 f"{path} was edited: its configuration no longer fits its checksum, so it cannot "
                 "tell what the shards hold. Restore it, or make the bank again"
@@ -238,10 +202,6 @@ def load(folder: Path) -> Manifest:
         raise
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise InputError(f"{path} lacks or garbles a part: {error}. Make the bank again") from error
-
-
-def _config_digest(config: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
 
 
 def _scene_from(described: Mapping[str, Any]) -> SceneConfig:

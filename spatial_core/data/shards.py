@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Record files with checksums: written whole or not at all, opened only if they are what was written."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
+
+from spatial_core.errors import InputError
+
+Progress = Callable[[str], None]
+
+# One record a chunk, because training reads them in any order; float16 noise does not compress.
+_WRITER_OPTIONS = "group_size:1,uncompressed"
+_READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
+_SAY_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One finished file; `replaced` names the records that had to be made anew."""
+
+    records: int
+    bytes: int
+    sha256: str
+    replaced: tuple[str, ...] = ()
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def json_digest(value: Any) -> str:
+    """SHA-256 of JSON values, hexadecimal; the order of keys does not matter."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def describe_shard(path: Path, records: int, replaced: tuple[str, ...] = ()) -> Shard:
+    """The entry of a finished file."""
+    return Shard(records, path.stat().st_size, digest(path), replaced)
+
+
+def shard_fault(folder: Path, name: str, shard: Shard) -> str | None:
+    """What is wrong with a finished shard's file: missing, another size or checksum."""
+    path = folder / name
+    if not path.is_file():
+        return f"{name} is missing"
+    if path.stat().st_size != shard.bytes:
+        return f"{name} has {path.stat().st_size} bytes, not {shard.bytes}"
+    if digest(path) != shard.sha256:
+        return f"{name} differs from its checksum"
+    return None
+
+
+def write_shard(path: Path, records: Iterable[bytes]) -> int:
+    """Write one file under a temporary name, then move it into place; returns its records.
+
+    Nothing is left behind when `records` raises.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    writer = ArrayRecordWriter(str(temporary), _WRITER_OPTIONS)
+    count = 0
+    try:
+        for record in records:
+            writer.write(record)
+            count += 1
+    except BaseException:
+        writer.close()
+        temporary.unlink(missing_ok=True)
+        raise
+    writer.close()
+    with temporary.open("rb+") as file:
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    return count
+
+
+def open_shard(path: Path, shard: Shard, again: str) -> ArrayRecordReader:
+    """A reader of a finished file; InputError, which ends in `again` (what to do), if it is not whole."""
+    if not path.is_file():
+        raise InputError(f"{path} is missing: {again}")
+    reader = ArrayRecordReader(str(path), _READER_OPTIONS)
+    if not reader.ok() or reader.num_records() != shard.records:
+        raise InputError(
+            f"{path} is damaged ({reader.num_records()} records can be found, {shard.records} were "
+            f"written): {again}"
+        )
+    return reader
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write indented JSON; a reader sees the old file or the new one, never a part."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+class Report:
+    """Lines of progress with the time left, at most one every two seconds.
+
+    what: the records in a word, such as "rooms".
+    """
+
+    def __init__(self, total: int, what: str, say: Progress) -> None:
+        self._total, self._what, self._say = total, what, say
+        self._there = self._new = 0
+        self._start = self._last = time.monotonic()
+
+    def kept(self, count: int) -> None:
+        """Count records that are there from before."""
+        self._there += count
+
+    def made(self, count: int) -> None:
+        """Count records made now, and say so from time to time."""
+        self._new += count
+        now = time.monotonic()
+        if now - self._last < _SAY_SECONDS:
+            return
+        self._last = now
+        ready = self._there + self._new
+        rate = self._new / (now - self._start)
+        self._say(
+            f"{ready:,} of {self._total:,} {self._what} ({100 * ready / self._total:.0f}%), "
+            f"{rate:.{0 if rate >= 10 else 1}f} a second, "
+            f"{(self._total - ready) / rate / 60:.1f} minutes left"
+        )
+
+    def done(self, folder: Path) -> None:
+        """The last line."""
+        self._say(
+            f"{folder}: {self._total:,} {self._what}, {self._there:,} of them kept from before, "
+            f"{time.monotonic() - self._start:.0f} s"
+        )
