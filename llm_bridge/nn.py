@@ -42,8 +42,8 @@ class Linear(nnx.Module):
         init = nnx.initializers.lecun_normal()
         self.kernel = nnx.Param(init(rngs.params(), (inputs, outputs), param_dtype))
         self.bias = nnx.data(nnx.Param(jnp.zeros((outputs,), param_dtype)) if bias else None)
-        self.lora_a = nnx.data(None)
-        self.lora_b = nnx.data(None)
+        self.lora_a: Any = nnx.data(None)
+        self.lora_b: Any = nnx.data(None)
         self.dtype = dtype
         self.lora_scale, self.lora_dropout, self.salt = 0.0, 0.0, 0
 
@@ -83,7 +83,7 @@ class RMSNorm(nnx.Module):
 
 
 def rope(
-    x: Float[Array, "b n h c"], positions: Int[Array, "b n"], base: float
+    x: Float[Array, "b n h c"], positions: Int[Array, "b n"], base: float | Array
 ) -> Float[Array, "b n h c"]:
     """Rotary position embedding in the half-split form: channel i turns with channel i + c / 2."""
     half = x.shape[-1] // 2
