@@ -1,0 +1,257 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Adapters: where they go, how they start, what is trained, folding them in."""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from llm_bridge import lora
+from llm_bridge.lora import LoraConfig
+from llm_bridge.nn import Linear, scan_layers, stack_layers
+from spatial_core.errors import InputError
+from spatial_core.io.export import flatten_tree
+from spatial_core.nn.functional import Functional
+from spatial_core.train.task import merge_params
+from tests.unit.llm_bridge import llama
+
+LAYERS, WIDTH, HIDDEN = 3, 16, 24
+
+
+class Block(nnx.Module):
+    def __init__(self, rngs, dtype):
+        formats = dict(dtype=dtype, param_dtype=dtype, rngs=rngs)
+        self.up = Linear(WIDTH, HIDDEN, bias=True, **formats)
+        self.down = Linear(HIDDEN, WIDTH, **formats)
+
+
+class Net(nnx.Module):
+    """Stacked layers, a list and a lone map: the three places where a linear map can be."""
+
+    def __init__(self, rngs, dtype=jnp.float32):
+        self.layers = stack_layers(lambda r: Block(r, dtype), LAYERS, rngs)
+        self.maps = nnx.List([Linear(WIDTH, WIDTH, dtype=dtype, rngs=rngs) for _ in range(2)])
+        self.audio = Linear(5, WIDTH, dtype=dtype, rngs=rngs)
+        self.head = Linear(WIDTH, 7, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x, key=None):
+        def step(layer, x, number):
+            salted = None if key is None else jax.random.fold_in(key, number)
+            return x + layer.down(jnp.tanh(layer.up(x, salted)), salted), None
+
+        x, _ = scan_layers(self.layers, step, x, jnp.arange(LAYERS))
+        for linear in self.maps:
+            x = x + linear(x, key)
+        return self.head(x, key)
+
+
+def net(config: LoraConfig | None = None, dtype=jnp.float32) -> Functional:
+    def build(rngs):
+        model = Net(rngs, dtype)
+        if config is not None:
+            lora.attach(model, config, rngs)
+        return model
+
+    return Functional(build)
+
+
+def filled(params, seed=0):
+    """The same with random values in every adapter."""
+    rng = np.random.default_rng(seed)
+
+    def fill(path, leaf):
+        is_adapter = path[-1].key in ("lora_a", "lora_b")
+        return jnp.asarray(rng.normal(0, 0.3, leaf.shape), leaf.dtype) if is_adapter else leaf
+
+    return jax.tree_util.tree_map_with_path(fill, params)
+
+
+X = jnp.asarray(np.random.default_rng(3).normal(size=(2, 4, WIDTH)), jnp.float32)
+
+
+def test_the_default_adapts_every_linear_map_of_the_decoder_and_no_other():
+    shapes = jax.eval_shape(net(LoraConfig(rank=2)).init, jax.random.key(0))
+    assert lora.adapter_sites(shapes) == {
+        "layers/up": (LAYERS,),
+        "layers/down": (LAYERS,),
+        "maps/0": (),
+        "maps/1": (),
+    }
+    assert shapes["layers"]["up"]["lora_a"].shape == (LAYERS, WIDTH, 2)
+    assert shapes["layers"]["up"]["lora_b"].shape == (LAYERS, 2, HIDDEN)
+    assert lora.parameter_count(shapes) == 2 * (LAYERS * 2 * (WIDTH + HIDDEN) + 2 * 2 * WIDTH)
+
+
+def test_targets_choose_by_path():
+    model = Net(nnx.Rngs(0))
+    assert lora.attach(model, LoraConfig(targets=r"layers/up|head$"), nnx.Rngs(0)) == (
+        "head",
+        "layers/up",
+    )
+    assert model.layers.down.lora_a is None and model.maps[0].lora_a is None
+
+
+def test_a_regex_without_a_match_lists_what_there_is():
+    with pytest.raises(InputError, match=r"'q_proj' matches no linear map.*layers/down, layers/up"):
+        lora.attach(Net(nnx.Rngs(0)), LoraConfig(targets="q_proj"), nnx.Rngs(0))
+
+
+def test_a_second_adapter_is_refused():
+    model = Net(nnx.Rngs(0))
+    lora.attach(model, LoraConfig(targets="maps"), nnx.Rngs(0))
+    with pytest.raises(InputError, match="have adapters already: maps/0, maps/1"):
+        lora.attach(model, LoraConfig(), nnx.Rngs(0))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (dict(rank=0), "rank is 0"),
+        (dict(alpha=0.0), "alpha is 0.0"),
+        (dict(dropout=1.0), "dropout is 1.0"),
+        (dict(targets="("), "not a regex"),
+    ],
+)
+def test_settings_that_cannot_be(wrong, message):
+    with pytest.raises(InputError, match=message):
+        LoraConfig(**wrong)
+
+
+def test_fresh_adapters_change_nothing_and_start_as_pefts_do():
+    config = LoraConfig(rank=64)
+    params = net(config).init(jax.random.key(0))
+    a = np.asarray(params["layers"]["down"]["lora_a"])
+    # Uniform in +-1/sqrt(in): Kaiming's with a = sqrt(5), the start of torch's and peft's linear maps.
+    bound = 1 / math.sqrt(HIDDEN)
+    assert np.abs(a).max() <= bound
+    # 4600 draws: the standard deviation of a uniform is bound / sqrt(3) to about 1%.
+    np.testing.assert_allclose(a.std(), bound / math.sqrt(3), rtol=0.05)
+    assert not np.array_equal(a[0], a[1]), "layers start alike"
+    assert not any(np.any(value) for path, value in flatten_tree(params).items() if "lora_b" in path)
+    frozen = lora.split(params, lora.ADAPTERS)[1]
+    np.testing.assert_array_equal(net(config).bind(params)(X), net().bind(frozen)(X))
+
+
+def test_the_draw_of_a_map_does_not_depend_on_the_others_targets():
+    few, many = Net(nnx.Rngs(0)), Net(nnx.Rngs(0))
+    lora.attach(few, LoraConfig(targets="layers/up"), nnx.Rngs(5))
+    lora.attach(many, LoraConfig(), nnx.Rngs(5))
+    np.testing.assert_array_equal(few.layers.up.lora_a[...], many.layers.up.lora_a[...])
+
+
+def test_split_and_join_are_inverse():
+    params = net(LoraConfig()).init(jax.random.key(0))
+    trained, frozen = lora.split(params, lora.ADAPTERS + "|^head/")
+    assert set(flatten_tree(trained)) == {
+        *(
+            f"{site}/{leaf}"
+            for site in ("layers/up", "layers/down", "maps/0", "maps/1")
+            for leaf in ("lora_a", "lora_b")
+        ),
+        "head/kernel",
+    }
+    assert not any("lora" in path or path.startswith("head") for path in flatten_tree(frozen))
+    joined = merge_params(trained, frozen)
+    assert jax.tree.structure(joined) == jax.tree.structure(params)
+    jax.tree.map(np.testing.assert_array_equal, joined, params)
+    with pytest.raises(InputError, match="'nothing' matches no parameter.*head/kernel"):
+        lora.split(params, "nothing")
+
+
+def first_gradients(params, config):
+    def loss(params):
+        return jnp.mean(net(config).bind(params)(X, jax.random.key(1)) ** 2)
+
+    return jax.grad(loss)(params)
+
+
+def test_the_first_gradient_moves_every_b_and_no_a():
+    config = LoraConfig(rank=2)
+    params = net(config).init(jax.random.key(0))
+    gradients = flatten_tree(first_gradients(params, config))
+    for path, value in gradients.items():
+        if path.endswith("lora_a"):
+            assert not np.any(value), path
+        if path.endswith("lora_b"):
+            assert np.any(value, axis=(-2, -1)).all(), path
+    lora.check_first_gradients(first_gradients(params, config))
+
+
+def test_adapters_that_are_not_fresh_or_not_used_are_found():
+    config = LoraConfig(rank=2, targets="layers|audio")
+    params = net(config).init(jax.random.key(0))
+    params["layers"]["up"] = filled(params["layers"]["up"])
+    with pytest.raises(InputError) as caught:
+        lora.check_first_gradients(first_gradients(params, config))
+    assert "layers/up/lora_a: the gradient is not zero" in str(caught.value)
+    assert "audio/lora_b: the gradient is zero, so the adapter is not used" in str(caught.value)
+    assert "layers/down" not in str(caught.value)
+    one_dead = first_gradients(params, config)
+    one_dead["layers"]["down"]["lora_b"] = one_dead["layers"]["down"]["lora_b"].at[1].set(0.0)
+    with pytest.raises(InputError, match=r"layers/down/lora_b\[1\]: the gradient is zero"):
+        lora.check_first_gradients(one_dead)
+    with pytest.raises(InputError, match="no adapters among the gradients"):
+        lora.check_first_gradients({"kernel": np.zeros(3)})
+
+
+@pytest.mark.parametrize("host", [False, True])
+def test_folding_adapters_in_keeps_the_answers(host):
+    config = LoraConfig(rank=2, alpha=6.0)
+    params = filled(net(config).init(jax.random.key(0)))
+    given = jax.tree.map(np.asarray, params) if host else params
+    merged = lora.merge(given, config)
+    assert set(flatten_tree(merged)) == set(flatten_tree(net().init(jax.random.key(0))))
+    assert all(isinstance(leaf, np.ndarray) == host for leaf in jax.tree.leaves(merged))
+    adapted = net(config).bind(params)(X)
+    # Rounding of float32 sums over at most 24 terms of order one.
+    np.testing.assert_allclose(net().bind(merged)(X), adapted, atol=1e-5)
+    assert np.abs(adapted - net().bind(lora.split(params, lora.ADAPTERS)[1])(X)).max() > 0.1
+
+
+def test_adapters_stay_float32_beside_bfloat16_weights():
+    config = LoraConfig(rank=2)
+    params = filled(net(config, jnp.bfloat16).init(jax.random.key(0)))
+    up = params["layers"]["up"]
+    assert up["kernel"].dtype == jnp.bfloat16
+    assert {up["lora_a"].dtype, up["lora_b"].dtype} == {jnp.dtype(jnp.float32)}
+    assert net(config, jnp.bfloat16).bind(params)(X).dtype == jnp.bfloat16
+    merged = lora.merge(params, config)
+    assert merged["layers"]["up"]["kernel"].dtype == jnp.bfloat16
+
+
+def test_dropout_differs_between_maps_and_layers_and_keeps_the_mean():
+    config = LoraConfig(rank=4, dropout=0.3)
+    functional = net(config)
+    params = filled(functional.init(jax.random.key(0)))
+    model = functional.bind(params)
+    key = jax.random.key(4)
+    salts = {model.layers.up.salt, model.layers.down.salt, *(m.salt for m in model.maps)}
+    assert len(salts) == 4
+    linear = model.maps[0]
+    draws = jax.vmap(lambda k: linear(X, k))(jax.random.split(key, 4000))
+    spread = np.asarray(draws).std(axis=0) / math.sqrt(4000)
+    # Five standard errors of the mean, over 128 numbers.
+    assert (np.abs(draws.mean(axis=0) - linear(X)) < 5 * spread + 1e-6).all()
+    np.testing.assert_array_equal(model(X), model(X))
+    assert np.abs(model(X, key) - model(X)).max() > 1e-3
+
+
+def test_a_real_decoder_takes_adapters_in_its_scanned_layers():
+    config = LoraConfig(rank=4, alpha=12.0)
+    model = llama.functional(config)
+    params = filled(model.init(jax.random.key(0)))
+    assert set(lora.adapter_sites(params)) == {
+        *(f"layers/attention/{name}" for name in ("query", "key", "value", "out")),
+        *(f"layers/{name}" for name in ("gate", "up", "down")),
+    }
+    ids = np.arange(12).reshape(2, 6)
+    merged = lora.merge(params, config)
+    # Logits of order one in float32 through two layers.
+    np.testing.assert_allclose(
+        llama.logits(llama.functional(), merged, ids), llama.logits(model, params, ids), atol=1e-5
+    )
