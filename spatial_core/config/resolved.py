@@ -13,13 +13,16 @@ from typing import Any
 import numpy as np
 
 _SMALL = 64
+UNSAID = {"unsaid": True}
+"""Metadata of a dataclass field that descriptions mention only where it differs from its default."""
 
 
 def describe(value: Any) -> Any:
     """JSON-ready description of a built object: dataclasses by field, with their class.
 
     Large arrays appear as shape, dtype and digest; other objects by their `describe()` if they have
-    one, else by class name alone (never by address, so that two runs of one command agree).
+    one, else by class name alone (never by address, so that two runs of one command agree). A field
+    added later, marked UNSAID, is left out while it has its default: older descriptions stay equal.
     """
     if value is None or isinstance(value, bool | int | str):
         return value
@@ -33,7 +36,9 @@ def describe(value: Any) -> Any:
         return _describe_array(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {
-            f.name: describe(getattr(value, f.name)) for f in dataclasses.fields(value) if f.repr
+            f.name: describe(getattr(value, f.name))
+            for f in dataclasses.fields(value)
+            if f.repr and not ("unsaid" in f.metadata and getattr(value, f.name) == f.default)
         }
         return {"class": type(value).__name__, **fields}
     if isinstance(value, Mapping):

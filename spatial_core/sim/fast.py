@@ -72,21 +72,24 @@ class FastSimulator:
         mics: np.ndarray,
         mask: np.ndarray,
         seeds: Sequence[int] | np.ndarray,
+        *,
+        delays: np.ndarray | None = None,
     ) -> np.ndarray:
         """RIRs float32 [b, m, taps]; sources [b, 3], mics [b, m, 3], mask [b, m], seeds [b].
 
-        Channels outside the mask are zero. Raises InputError when a source or a microphone is not
+        Channels outside the mask are zero. delays [b, m]: samples by which microphones are late. Raises InputError when a source or a microphone is not
         inside its room, or when they are closer than 1 mm.
         """
         sources, mics = np.asarray(sources, np.float64), np.asarray(mics, np.float64)
         mask = np.asarray(mask, bool)
-        check_inputs(rooms, sources, mics, mask, seeds)
+        check_inputs(rooms, sources, mics, mask, seeds, delays)
+        late = np.zeros(mask.shape) if delays is None else np.asarray(delays)
         out = np.zeros((len(rooms), mics.shape[1], self.taps), np.float32)
 
         def work(b: int) -> None:
             valid = np.flatnonzero(mask[b])
             rirs = out[b] if len(valid) == out.shape[1] else out[b, : len(valid)]
-            self._one(rooms[b], sources[b], mics[b, valid], int(seeds[b]), rirs)
+            self._one(rooms[b], sources[b], mics[b, valid], late[b, valid], int(seeds[b]), rirs)
             if valid[-1] != len(valid) - 1:  # holes in the mask: spread the rows out
                 rows = rirs.copy()
                 out[b] = 0
@@ -102,7 +105,13 @@ class FastSimulator:
         return out
 
     def _one(
-        self, room: RoomSpec, source: np.ndarray, mics: np.ndarray, seed: int, out: np.ndarray
+        self,
+        room: RoomSpec,
+        source: np.ndarray,
+        mics: np.ndarray,
+        delays: np.ndarray,
+        seed: int,
+        out: np.ndarray,
     ) -> int:
         """Simulates into out [m, taps]; returns the number of images used."""
         order = np.argsort(room.dimensions)[::-1]
@@ -117,6 +126,7 @@ class FastSimulator:
             np.asarray(room.dimensions, np.float32)[order],
             source.astype(np.float32)[order],
             np.ascontiguousarray(mics.astype(np.float32)[:, order]),
+            delays.astype(np.float32),
             np.ascontiguousarray(reflections, np.float32),
             np.float32(reach),
             np.float32(0.0 if self.images == "full" else self.thinning * _diffuse_energy(room)),

@@ -54,7 +54,8 @@ class Geometry(NamedTuple):
     mask is 1 for microphones there are; centre is their mean. log_reflection: of amplitudes, by axis,
     wall (at 0, at the side) and band. reach: arrivals farther from the centre are left out; within
     radius <= reach all images are in the box of cells low..low + span - 1. key: of the room's seed.
-    patterns, emission: first-order directivity (see receivers.py) of microphones and source.
+    patterns, emission: first-order directivity (see receivers.py) of microphones and source. delays: samples
+    by which microphones answer late.
     """
 
     sides: Samples  # [b, 3]
@@ -70,6 +71,7 @@ class Geometry(NamedTuple):
     key: Array  # uint32 [b, 2]
     patterns: Float[Array, "b m 4"]
     emission: Float[Array, "b 4"]
+    delays: Float[Array, "b m"]
 
 
 class Arrivals(NamedTuple):
@@ -124,10 +126,12 @@ def pack(
     max_order: int | None = None,
     patterns: np.ndarray | None = None,
     emission: np.ndarray | None = None,
+    late: np.ndarray | None = None,
 ) -> Geometry:
     """Geometry on the host from metres: sources [b, 3], mics [b, m, 3], mask [b, m], reach [b].
 
     capacity: most images of a room. patterns [b, m, 4], emission [b, 4]: omnidirectional if None.
+    late [b, m]: delays of the microphones in samples, none if None.
     """
     sides = np.array([room.dimensions for room in rooms], np.float64)
     weight = np.asarray(mask, np.float64)
@@ -166,6 +170,7 @@ def pack(
         ),
         patterns=np.broadcast_to(omni, (*weight.shape, 4)) if patterns is None else patterns,
         emission=np.broadcast_to(omni, (len(weight), 4)) if emission is None else emission,
+        delays=(np.zeros(weight.shape) if late is None else late).astype(np.float32),
     )
     return Geometry(**arrays)
 

@@ -38,7 +38,10 @@ _CHUNK = 512
 
 @dataclass(frozen=True)
 class Plan:
-    """What a compiled program is made for; see JaxSimulator. directional: any but omni patterns."""
+    """What a compiled program is made for; see JaxSimulator.
+
+    directional: any but omni patterns. delayed: any microphone that answers late.
+    """
 
     taps: int
     images: int
@@ -48,6 +51,7 @@ class Plan:
     displacement: float
     air: tuple[float, ...] | None
     directional: bool
+    delayed: bool
     form: str | None
 
 
@@ -82,6 +86,9 @@ def _response(room: Geometry, plan: Plan) -> Float[Array, "m taps"]:
 
     def add(total: Float[Array, "m n"], some: Arrivals) -> tuple[Float[Array, "m n"], None]:
         start, fraction, distance, vector = delays(some.position, room.mics)
+        if plan.delayed:
+            beyond = fraction + room.delays[:, None]
+            start, fraction = start + beyond.astype(jnp.int32), beyond - jnp.floor(beyond)
         amplitude = SAMPLES_PER_METRE / distance
         if plan.directional:
             amplitude *= _directivity(room, vector / distance, some.parity)
@@ -226,20 +233,26 @@ class JaxSimulator:
         *,
         patterns: np.ndarray | None = None,
         emission: np.ndarray | None = None,
+        delays: np.ndarray | None = None,
     ) -> np.ndarray:
         """RIRs float32 [b, m, taps]; sources [b, 3], mics [b, m, 3], mask [b, m], seeds [b].
 
-        patterns [b, m, 4] and emission [b, 4] as in `simulate`. Channels outside the mask are zero.
+        patterns [b, m, 4] and emission [b, 4] as in `simulate`. delays [b, m]: samples by which microphones
+        are late. Channels outside the mask are zero.
         Raises InputError when a source or a microphone is not inside its room, when they are closer
         than 1 mm, or when max_order asks for more than max_images.
         """
         sources, mics = np.asarray(sources, np.float64), np.asarray(mics, np.float64)
         mask = np.asarray(mask, bool)
-        check_inputs(rooms, sources, mics, mask, seeds)
+        check_inputs(rooms, sources, mics, mask, seeds, delays)
         _check_patterns(patterns, emission, mics.shape[:2])
         out = np.zeros((len(rooms), mics.shape[1], self.taps), np.float32)
         pending = []
-        for plan, members, reach in self._groups(rooms, sources, mics, mask, patterns, emission):
+        kind = {
+            "directional": patterns is not None or emission is not None,
+            "delayed": delays is not None,
+        }
+        for plan, members, reach in self._groups(rooms, sources, mics, mask, **kind):
             block = self.rooms_at_once or _block(len(members))
             for first in range(0, len(members), block):
                 rows = members[first : first + block]
@@ -256,6 +269,7 @@ class JaxSimulator:
                     max_order=self.max_order,
                     patterns=None if patterns is None else patterns[full],
                     emission=None if emission is None else emission[full],
+                    late=None if delays is None else np.asarray(delays)[full],
                 )
                 # As arguments of the program the arrays travel ten times faster than by device_put.
                 with jax.transfer_guard_host_to_device("allow"):
@@ -264,7 +278,9 @@ class JaxSimulator:
             out[rows] = jax.device_get(rirs)[: len(rows)]
         return out
 
-    def plan(self, images: int, late: bool, directional: bool = False) -> Plan:
+    def plan(
+        self, images: int, late: bool, *, directional: bool = False, delayed: bool = False
+    ) -> Plan:
         """The program for rooms of up to `images` images, with or without a late field."""
         return Plan(
             taps=self.taps,
@@ -275,6 +291,7 @@ class JaxSimulator:
             displacement=self.displacement,
             air=None if self.air is None else self.air.band_absorption(),
             directional=directional,
+            delayed=delayed,
             form=self.form,
         )
 
@@ -294,8 +311,7 @@ class JaxSimulator:
         sources: np.ndarray,
         mics: np.ndarray,
         mask: np.ndarray,
-        patterns: np.ndarray | None,
-        emission: np.ndarray | None,
+        **kind: bool,
     ) -> Iterator[tuple[Plan, np.ndarray, np.ndarray]]:
         """Rooms by the bucket of their number of images: powers of two up to max_images."""
         reach = self.reach(rooms, sources, mics, mask)
@@ -308,8 +324,7 @@ class JaxSimulator:
             )
         buckets = np.maximum(LEAST_IMAGES, 2 ** np.ceil(np.log2(np.maximum(needed, 1))).astype(int))
         buckets = np.minimum(buckets, self.max_images)
-        directional = patterns is not None or emission is not None
         capped = needed > self.max_images
         for size, late in sorted(set(zip(buckets.tolist(), capped.tolist()))):
             members = np.flatnonzero((buckets == size) & (capped == late))
-            yield self.plan(size, late, directional), members, reach
+            yield self.plan(size, late, **kind), members, reach

@@ -3,8 +3,8 @@
 
 The same recipe as synthesis.py, which works with numpy and numba: given the same RIRs and the same
 noise both agree to float32. `synthesize` is a pure function; call it in a jit of your own to let
-features and the train step follow without leaving the device. It gives the audio; the direct sound
-that a mask learns from (`direct` of a batch) it does not.
+features and the train step follow without leaving the device. `synthesize_with_direct` gives the
+direct sound as well, which a mask learns from (`direct` of a batch).
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ import scipy.fft
 
 from spatial_core.data.records import WINDOW
 from spatial_core.errors import InputError
-from spatial_core.sim.images import Geometry, pack
+from spatial_core.sim.images import Geometry, Samples, delays, pack
 from spatial_core.sim.jax_engine import JaxSimulator, Plan, responses
 from spatial_core.sim.rir import check_inputs
-from spatial_core.sim.scene import DISTRACTOR_SEED, SceneSpec, pad_positions
-from spatial_core.sim.synthesis import TARGET_RMS
+from spatial_core.sim.scene import DISTRACTOR_SEED, SceneSpec, pad_delays, pad_positions
+from spatial_core.sim.synthesis import DIRECT_TAPS, TARGET_RMS
 from spatial_core.typing import Array, Bool, Float, Int
 
 _FULL_SCALE = 32768.0
@@ -68,15 +68,17 @@ def pack_scenes(
     so the RIRs are the same. Raises InputError as the simulator does.
     """
     mics, mask = pad_positions(specs, num_mics)
+    late_mics = pad_delays(specs, num_mics)
     rooms = [spec.room for spec in specs]
 
     def geometry(sources: list[np.ndarray], seeds: list[int]) -> Geometry:
         places = np.array(sources, np.float64)
-        check_inputs(rooms, places, mics, mask, seeds)
+        check_inputs(rooms, places, mics, mask, seeds, late_mics)
         reach = simulator.reach(rooms, places, mics, mask)
         return pack(
             rooms, places, mics, mask, seeds,
             reach=reach, capacity=simulator.max_images, max_order=simulator.max_order,
+            late=late_mics,
         )  # fmt: skip
 
     speech = geometry([spec.source for spec in specs], [spec.seed for spec in specs])
@@ -88,7 +90,8 @@ def pack_scenes(
             [spec.seed ^ DISTRACTOR_SEED for spec in specs],
         )
     late = simulator.late_images > 0 and simulator.max_order is None
-    return speech, noise, simulator.plan(simulator.max_images, late)
+    plan = simulator.plan(simulator.max_images, late, delayed=late_mics is not None)
+    return speech, noise, plan
 
 
 def synthesize(
@@ -104,14 +107,51 @@ def synthesize(
     s = plan.taps - 1 + WINDOW samples, of which the last WINDOW are the window. levels: of the
     r * k examples, the crops of a room one after the other.
     """
+    return synthesize_with_direct(rooms, noise_rooms, levels, speech, noise, plan)[0]
+
+
+def synthesize_with_direct(
+    rooms: Geometry,
+    noise_rooms: Geometry | None,
+    levels: Levels,
+    speech: Int[Array, "r k s"],
+    noise: Int[Array, "r k s"] | None,
+    plan: Plan,
+) -> tuple[Float[Array, "e m t"], Float[Array, "e t"]]:
+    """What `synthesize` gives, and the talker's direct sound [r * k, WINDOW] at the first microphone.
+
+    As `direct` of a batch: by the first 64 taps that sound, so with reflections within 2 ms.
+    """
     rirs = responses(rooms, plan)
-    wet = convolve_window(rirs, speech.astype(jnp.float32) / _FULL_SCALE)
+    dry = speech.astype(jnp.float32) / _FULL_SCALE
+    wet = convolve_window(rirs, dry)
     other = jnp.zeros_like(wet)
     if noise_rooms is not None and noise is not None:
         noise_rirs = responses(noise_rooms, plan)
         other = convolve_window(noise_rirs, noise.astype(jnp.float32) / _FULL_SCALE)
     examples = (-1, *wet.shape[2:])
-    return mix(wet.reshape(examples), other.reshape(examples), levels, sensor_noise(levels, WINDOW))
+    mixed, scale = _mix(
+        wet.reshape(examples), other.reshape(examples), levels, sensor_noise(levels, WINDOW)
+    )
+    first = convolve_window(_direct_responses(rooms, rirs, plan), dry)
+    direct = jnp.where(levels.speech[:, None], first.reshape(len(mixed), WINDOW), 0)
+    return mixed, direct * (scale * 10 ** (levels.channel_gains_db[:, 0] / 20))[:, None]
+
+
+def _direct_responses(
+    rooms: Geometry, rirs: Float[Array, "r m taps"], plan: Plan
+) -> Float[Array, "r 1 taps"]:
+    """The first microphone's RIRs without all that comes after the direct sound."""
+
+    def start(room: Geometry) -> Array:
+        source = Samples(room.source.whole[:, None], room.source.part[:, None])
+        whole, fraction, _, _ = delays(source, room.mics)
+        late = jnp.floor(fraction[0, 0] + room.delays[0]) if plan.delayed else 0
+        return whole[0, 0] + jnp.int32(late)
+
+    since = jnp.arange(rirs.shape[-1]) - jax.vmap(start)(rooms)[:, None]
+    kept = (since >= 0) & (since < DIRECT_TAPS)
+    return jnp.where(kept, rirs[:, 0], 0)[:, None]
 
 
 def convolve_window(
@@ -161,6 +201,16 @@ def mix(
     speech is dropped the sensor noise is relative to the distractor; the result has an RMS of 0.05
     times the scene's gain. Speech that is silent in the window gives zeros.
     """
+    return _mix(signal, other, levels, noise)[0]
+
+
+def _mix(
+    signal: Float[Array, "e m t"],
+    other: Float[Array, "e m t"],
+    levels: Levels,
+    noise: Float[Array, "e m t"],
+) -> tuple[Float[Array, "e m t"], Float[Array, "e"]]:
+    """The mixture, and its scale before the channels' gains: 0 where all is silent."""
     mask = levels.mask[..., None].astype(signal.dtype)
     values = jnp.sum(mask, axis=(1, 2)) * signal.shape[-1]
 
@@ -185,4 +235,4 @@ def mix(
     audible = (level > 0) & ~(levels.speech & (signal_power == 0))
     target = TARGET_RMS * 10 ** (levels.gain_db / 20)
     scale = jnp.where(audible, target / jnp.sqrt(jnp.where(audible, level, 1)), 0)
-    return mixed * at(scale)
+    return mixed * at(scale), scale

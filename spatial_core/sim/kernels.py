@@ -81,7 +81,7 @@ def _axis_images(side, source, low, high, count):  # type: ignore[no-untyped-def
 
 
 @compiled()
-def _add_image(x, y, z, gains, mics, scale, filters, flat, taps):  # type: ignore[no-untyped-def]
+def _add_image(x, y, z, gains, mics, delays, scale, filters, flat, taps):  # type: ignore[no-untyped-def]
     """Adds one image's arrival at every microphone: 4 band gains, 1/distance, fractional delay.
 
     filters and flat (the RIRs, [m * taps]) are one-dimensional and indexed unsigned: only then is
@@ -91,7 +91,7 @@ def _add_image(x, y, z, gains, mics, scale, filters, flat, taps):  # type: ignor
     for m in range(mics.shape[0]):
         dx, dy, dz = x - mics[m, 0], y - mics[m, 1], z - mics[m, 2]
         distance = math.sqrt(dx * dx + dy * dy + dz * dz)
-        time = distance * scale
+        time = distance * scale + delays[m]
         start = np.uint64(time)
         if start + np.uint64(FILTER_TAPS) > taps:
             continue
@@ -127,10 +127,13 @@ def _energy(weights, amplitudes, n, squared_distance):  # type: ignore[no-untype
 
 
 @compiled()
-def add_images(sides, source, mics, reflections, reach, threshold, scale, seed, filters, out):  # type: ignore[no-untyped-def]
+def add_images(
+    sides, source, mics, delays, reflections, reach, threshold, scale, seed, filters, out
+):  # type: ignore[no-untyped-def]
     """Sums the image sources of a shoebox into out [m, taps]; returns how many were used.
 
-    sides, source [3] and mics [m, 3] in metres with the axis of the shortest side last,
+    sides, source [3] and mics [m, 3] in metres with the axis of the shortest side last, delays [m] of
+    the microphones in samples,
     reflections [3 axes, 2, 4 bands] (amplitude), reach: greatest distance of an image from the
     mean microphone, scale: samples per metre, all float32; seed uint64.
 
@@ -198,7 +201,7 @@ def add_images(sides, source, mics, reflections, reach, threshold, scale, seed, 
                         boost = math.sqrt(threshold / energy)
                     for band in range(4):
                         gains[band] = boost * weights[band] * az[n, band]
-                    _add_image(xs[i], ys[j], zs[n], gains, mics, scale, table, flat, taps)
+                    _add_image(xs[i], ys[j], zs[n], gains, mics, delays, scale, table, flat, taps)
                     used += 1
                     n += step
                     left -= 1

@@ -18,6 +18,8 @@ from spatial_core.sim.rooms import SPEED_OF_SOUND, RoomSpec
 
 # pyroomacoustics keeps its constants and random state per process.
 _PYROOM = threading.Lock()
+# Samples by which a microphone may answer late.
+MAX_DELAY = 16
 
 
 class RirSimulator(Protocol):
@@ -43,8 +45,13 @@ class RirSimulator(Protocol):
         mics: np.ndarray,
         mask: np.ndarray,
         seeds: Sequence[int] | np.ndarray,
+        *,
+        delays: np.ndarray | None = None,
     ) -> np.ndarray:
-        """float32 [b, m, taps]; sources [b, 3], mics [b, m, 3], mask [b, m]: zero outside it."""
+        """float32 [b, m, taps]; sources [b, 3], mics [b, m, 3], mask [b, m]: zero outside it.
+
+        delays [b, m]: samples by which a microphone answers late, any fraction of one.
+        """
 
 
 def check_inputs(
@@ -53,9 +60,10 @@ def check_inputs(
     mics: np.ndarray,
     mask: np.ndarray,
     seeds: Sequence[int] | np.ndarray,
+    delays: np.ndarray | None = None,
 ) -> None:
     """What every simulator asks of its inputs: InputError for counts that differ, a mask [b, m] (bool)
-    without a microphone, and positions outside their room or coinciding."""
+    without a microphone, positions outside their room or coinciding, and delays that are none."""
     if not len(rooms) == len(sources) == len(mics) == len(mask) == len(seeds):
         raise InputError(
             f"{len(rooms)} rooms, {len(sources)} sources, {len(mics)} arrays, {len(mask)} masks "
@@ -63,6 +71,14 @@ def check_inputs(
         )
     if not np.all(np.any(mask, axis=1)):
         raise InputError("no microphone to simulate: the mask of a room is empty")
+    if delays is not None:
+        late = np.asarray(delays)
+        if late.shape != mask.shape or not np.all((late >= 0) & (late <= MAX_DELAY)):
+            raise InputError(
+                f"delays of shape {late.shape} from {np.min(late, initial=0):g} to "
+                f"{np.max(late, initial=0):g} samples: give one of 0 to {MAX_DELAY} for each "
+                f"microphone, {mask.shape}"
+            )
     for room, source, points, valid in zip(rooms, sources, mics, mask):
         room.require_inside(source, "the source")
         room.require_inside(points[valid], "a microphone")
@@ -147,13 +163,28 @@ class PyroomSimulator:
         mics: np.ndarray,
         mask: np.ndarray,
         seeds: Sequence[int] | np.ndarray,
+        *,
+        delays: np.ndarray | None = None,
     ) -> np.ndarray:
         """float32 [b, m, taps], one room after the other."""
         out = np.zeros((len(rooms), np.shape(mics)[1], self.taps), np.float32)
         for b, room in enumerate(rooms):
             valid = np.flatnonzero(mask[b])
             out[b, valid] = self.simulate(room, sources[b], mics[b][valid], int(seeds[b]))
-        return out
+        return out if delays is None else _delayed(out, np.asarray(delays))
+
+
+def _delayed(rirs: np.ndarray, delays: np.ndarray) -> np.ndarray:
+    """RIRs [b, m, taps] later by these samples [b, m]: sincs of 81 taps, as long as pyroomacoustics'."""
+    places = np.arange(-40, 41)
+    out = np.zeros_like(rirs)
+    for b, m in np.argwhere(rirs.any(axis=-1)):
+        times = places - delays[b, m]
+        inside = np.sqrt(np.maximum(1 - (times / 40.5) ** 2, 0))
+        kernel = np.sinc(times) * np.i0(8.0 * inside) / np.i0(8.0)
+        whole = np.convolve(rirs[b, m].astype(np.float64), kernel)
+        out[b, m] = whole[40 : 40 + rirs.shape[-1]]
+    return out
 
 
 def images_reference(
@@ -161,7 +192,7 @@ def images_reference(
     source: np.ndarray,
     mic: np.ndarray,
     taps: int,
-    lead: int,
+    lead: float,
     max_order: int | None = None,
 ) -> np.ndarray:
     """Slow exact float64 RIR [taps] to one mic [3], for tests; walls with one absorption each.

@@ -20,7 +20,7 @@ from spatial_core.sim.scene import SceneSpec
 TARGET_RMS = 0.05
 # Reflections this soon (some 2 ms) after the direct sound count as part of it: no spectrogram with
 # frames of 16 ms tells them apart.
-_DIRECT_SAMPLES = 32
+DIRECT_TAPS = kernels.FILTER_TAPS + 32
 # RIR lengths are rounded up to this many samples: few FFT sizes, whose plans stay cached.
 _LENGTH_STEP = 1000
 _HIGH_PASS_POLE = math.exp(-2 * math.pi * 100 / SAMPLE_RATE)
@@ -193,8 +193,9 @@ def _fill_audio(
 def _direct_sound(spec: SceneSpec, rir: np.ndarray, dry: np.ndarray) -> np.ndarray:
     """What the first microphone hears [WINDOW] of dry by its RIR's first milliseconds alone."""
     distance = float(np.linalg.norm(spec.true_positions[0] - spec.source))
-    first = int(distance * SAMPLE_RATE / SPEED_OF_SOUND)
-    part = rir[first : first + kernels.FILTER_TAPS + _DIRECT_SAMPLES]
+    late = 0.0 if spec.channel_delays is None else float(spec.channel_delays[0]) * SAMPLE_RATE
+    first = int(distance * SAMPLE_RATE / SPEED_OF_SOUND + late)
+    part = rir[first : first + DIRECT_TAPS]
     end = len(dry) - first
     if len(part) == 0 or end < WINDOW + len(part) - 1:  # the sound has not arrived by then
         return np.zeros(WINDOW, np.float32)

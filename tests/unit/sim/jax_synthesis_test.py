@@ -23,6 +23,7 @@ from spatial_core.sim.jax_synthesis import (
     pack_scenes,
     sensor_noise,
     synthesize,
+    synthesize_with_direct,
 )
 from spatial_core.sim.scene import SceneConfig, SceneSpec, sample_scene, simulate_scenes, vary_scene
 from spatial_core.sim.synthesis import TARGET_RMS, synthesize_batch
@@ -123,6 +124,37 @@ def test_one_program_from_int16_to_features_equals_the_parts() -> None:
     )["audio"]
     exact = stft(jnp.asarray(expected))
     assert np.abs(features - exact).max() < 2e-5 * np.abs(exact).max()
+
+
+@pytest.mark.parametrize("mismatch", [False, True])
+def test_audio_and_direct_sound_are_those_of_the_numpy_synthesis(mismatch: bool) -> None:
+    config = SceneConfig(max_mics=MICS, sensor_noise_db=None, speech_dropout=0.3)
+    if mismatch:
+        config = replace(config, gain_mismatch_db=1.0, phase_mismatch_deg=2.0)
+    drawn, specs = scenes(config, rooms=6)
+    assert 0 < sum(spec.speech for spec in specs) < len(specs)
+    speech, noise = crops(6)
+    speech[0, 0] = 0
+    rooms, noise_rooms, plan = pack_scenes(SIMULATOR, drawn, MICS)
+    assert plan.delayed == mismatch
+    program = jax.jit(synthesize_with_direct, static_argnames="plan")
+    audio, direct = program(rooms, noise_rooms, pack_levels(specs, MICS), speech, noise, plan)
+    rirs, noise_rirs = simulate_scenes(SIMULATOR, drawn, MICS)
+    expected = synthesize_batch(
+        specs,
+        rirs,
+        speech.reshape(-1, SAMPLES) / _full_scale,
+        noise.reshape(-1, SAMPLES) / _full_scale,
+        noise_rirs=noise_rirs,
+        rir_index=np.repeat(np.arange(6), CROPS),
+    )
+    for got, name in ((audio, "audio"), (direct, "direct")):
+        wanted = expected[name]
+        assert got.shape == wanted.shape
+        assert np.abs(got - wanted).max() < 5e-6 * np.abs(wanted).max()
+    heard = np.array([spec.speech for spec in specs])
+    heard[0] = False
+    np.testing.assert_array_equal(np.asarray(direct).any(axis=1), heard)
 
 
 def test_levels_are_those_of_the_scene() -> None:
