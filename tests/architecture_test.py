@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 # Each package may import itself and those before it, never those after.
-LAYERS = ("spatial_core", "phasecoder", "launch")
+LAYERS = ("spatial_core", "phasecoder", "llm_bridge", "launch")
 FOLDERS = (*LAYERS, "tests", "benchmarks")
 GIN_FILE = "spatial_core/config/gin_setup.py"
 MAX_MODULE_LINES = 480

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from importlib import resources
 from importlib.resources.abc import Traversable
 from typing import Any
@@ -32,6 +34,31 @@ def read_manifest(part: str) -> dict[str, Any]:
 
 def load(part: str, split: str) -> tuple[list[np.ndarray], list[str]]:
     """Decode a split of "speech" or "noise": clips int16 [t] at 16 kHz, and each one's label."""
+    decoded = list(_clips(part, split))
+    labels = [clip.get("label", entry.get("label", "")) for entry, clip, _ in decoded]
+    return [samples for _, _, samples in decoded], labels
+
+
+@dataclass(frozen=True, eq=False)
+class Sentence:
+    """One spoken sentence of the corpus: samples int16 [t] at 16 kHz, and what is said."""
+
+    key: str
+    voice: str
+    text: str
+    samples: np.ndarray
+
+
+def sentences(split: str) -> list[Sentence]:
+    """Decode the speech of a split with its transcripts, in the manifest's order."""
+    return [
+        Sentence(clip["key"], entry["label"], clip["text"], samples)
+        for entry, clip, samples in _clips("speech", split)
+    ]
+
+
+def _clips(part: str, split: str) -> Iterator[tuple[dict[str, Any], dict[str, Any], np.ndarray]]:
+    """Every clip of a split: its file's entry, its own, its samples."""
     folder = resources.files("spatial_core.corpus") / part
     wanted: list[tuple[dict[str, Any], list[dict[str, Any]]]] = []
     for entry in read_manifest(part)["files"]:
@@ -40,14 +67,10 @@ def load(part: str, split: str) -> tuple[list[np.ndarray], list[str]]:
             wanted.append((entry, own))
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         decoded = list(pool.map(lambda item: _decode(folder, item[0]), wanted))
-    clips: list[np.ndarray] = []
-    labels: list[str] = []
     for (entry, own), samples in zip(wanted, decoded, strict=True):
         for clip in own:
             # Copied, so that the clips of other splits in the same file are not kept alive.
-            clips.append(samples[clip["start"] : clip["start"] + clip["samples"]].copy())
-            labels.append(clip.get("label", entry.get("label", "")))
-    return clips, labels
+            yield entry, clip, samples[clip["start"] : clip["start"] + clip["samples"]].copy()
 
 
 def _decode(folder: Traversable, entry: dict[str, Any]) -> np.ndarray:

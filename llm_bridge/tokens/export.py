@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Export spatial tokens: run the encoder once over conversations or recordings, and keep its answers.
+
+A token set is a folder of ArrayRecord shards `tokens-00000-of-00008.arrayrecord` (records as in
+record.py) and a `manifest.json` (manifest.py). An export that was interrupted and resumed has the
+bytes of one made in one go on the same machine.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from llm_bridge.tokens import manifest as manifests
+from llm_bridge.tokens.clips import Clips, Source
+from llm_bridge.tokens.encode import encode_clips, encoder_digest
+from llm_bridge.tokens.manifest import Manifest, shard_name
+from phasecoder.pretrained import Encoder, load
+from spatial_core.data import shards
+from spatial_core.data.records import HOP, SAMPLE_RATE, WINDOW
+from spatial_core.data.shards import Progress, Report
+from spatial_core.errors import InputError
+
+TOKEN_WIDTH = 256
+_BLOCK_SECONDS = 96.0
+"""Audio encoded at once: some 600 windows, enough for full batches and little memory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig:
+    """What tokens are made of.
+
+    sources: name -> ConversationSource or RecordingSource; each is written as a token set of its
+    own into the folder of that name. encoder: directory of a released encoder or of a training run,
+    the name of a shipped one, or None for the default. shard_size: records of one file. threads:
+    that simulate beside the encoder, None for one per processor.
+    """
+
+    sources: dict[str, Source]
+    encoder: str | Path | None = None
+    shard_size: int = 256
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.sources:
+            raise InputError("ExportConfig.sources is empty: name a ConversationSource")
+        for name in self.sources:
+            if not name or name in (".", "..") or Path(name).name != name:
+                raise InputError(f"the token set's name {name!r} is not the name of a folder")
+        for field in ("shard_size", "threads"):
+            value = getattr(self, field)
+            if value is not None and value < 1:
+                raise InputError(f"{field} is {value}: give 1 or more")
+
+
+def export_tokens(
+    config: ExportConfig, directory: str | Path, progress: Progress = print
+) -> dict[str, Manifest]:
+    """Export every source into `directory`/name, or finish that: whole shards are kept.
+
+    progress: called with a line of text every few seconds. Raises InputError before anything is
+    written when a source cannot be read, or a folder holds tokens of another configuration.
+    """
+    encoder = load(config.encoder)
+    opened = {name: source.open() for name, source in config.sources.items()}
+    folders = {name: Path(directory) / name for name in opened}
+    name_and_digest = {"name": encoder.name, "digest": encoder_digest(encoder)}
+    plans = {
+        name: _plan(clips, name_and_digest, config.shard_size, folders[name])
+        for name, clips in opened.items()
+    }
+    threads = config.threads or os.cpu_count() or 1
+    return {
+        name: _export(clips, encoder, plans[name], folders[name], config, threads, progress)
+        for name, clips in opened.items()
+    }
+
+
+def _plan(clips: Clips, encoder: dict[str, str], shard_size: int, folder: Path) -> Manifest:
+    """The manifest to start from: the folder's own if it is of this configuration, else a new one."""
+    wanted = Manifest(
+        encoder=encoder,
+        hop=HOP,
+        window=WINDOW,
+        sample_rate=SAMPLE_RATE,
+        width=TOKEN_WIDTH,
+        seed=clips.seed,
+        split=clips.split,
+        count=clips.count,
+        labelled=clips.labelled,
+        config={**clips.describe(), "shard_size": shard_size},
+        num_shards=math.ceil(clips.count / shard_size),
+        shards={},
+    )
+    if wanted.num_shards > manifests.MAX_SHARDS:
+        raise InputError(f"{wanted.num_shards} shards are too many: raise shard_size")
+    if not (folder / manifests.NAME).exists():
+        return wanted
+    found = manifests.load(folder)
+    found.require_same(wanted, folder)
+    return found
+
+
+def _export(
+    clips: Clips,
+    encoder: Encoder,
+    manifest: Manifest,
+    folder: Path,
+    config: ExportConfig,
+    threads: int,
+    progress: Progress,
+) -> Manifest:
+    folder.mkdir(parents=True, exist_ok=True)
+    report = Report(clips.count, "clips", progress)
+    for number in range(manifest.num_shards):
+        name = shard_name(number, manifest.num_shards)
+        first = number * config.shard_size
+        indices = range(first, min(first + config.shard_size, clips.count))
+        if name in manifest.shards:
+            fault = shards.shard_fault(folder, name, manifest.shards[name])
+            if fault is None:
+                report.kept(len(indices))
+                continue
+            progress(f"{fault}: made again")
+        records = _records(clips, encoder, indices, threads, report)
+        shards.write_shard(folder / name, records)
+        shard = shards.describe_shard(folder / name, len(indices))
+        manifest = manifest.with_shard(name, shard)
+        manifests.save(manifest, folder)
+    report.done(folder)
+    return manifest
+
+
+def _records(
+    clips: Clips, encoder: Encoder, indices: range, threads: int, report: Report
+) -> Iterator[bytes]:
+    """The records of a shard, in order; the next clips are made while the encoder is at work."""
+    size = max(2, int(_BLOCK_SECONDS / clips.longest))
+    blocks = [indices[start : start + size] for start in range(0, len(indices), size)]
+    with ThreadPoolExecutor(threads) as pool:
+        ahead = [pool.submit(clips.clip, index) for index in blocks[0]]
+        for number, block in enumerate(blocks):
+            ready = [future.result() for future in ahead]
+            following = blocks[number + 1] if number + 1 < len(blocks) else ()
+            ahead = [pool.submit(clips.clip, index) for index in following]
+            for record in encode_clips(encoder, ready):
+                yield record.encode()
+            report.made(len(block))
