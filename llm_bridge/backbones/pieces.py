@@ -88,7 +88,7 @@ def answer_pieces() -> list[str]:
 def learn_pieces(texts: Iterable[str], size: int) -> list[str]:
     """`size` pieces: those of answers, then words of `texts` (most frequent first), then word parts."""
     words = collections.Counter(
-        match for text in texts for match in re.findall(r" ?[A-Za-z']+|[^A-Za-z\s]+", text)
+        match for text in texts for match in re.findall(r" ?[A-Za-z']+", text)
     )
     parts: collections.Counter[str] = collections.Counter()
     for word, count in words.items():

@@ -103,7 +103,7 @@ def test_it_learns_to_read_a_soft_token():
     """Forty steps fit a token in the stream to the word that it stands for."""
     backbone = TinyBackbone(layers=1, width=32, heads=2, kv_heads=1, hidden=32)
     functional = Functional(backbone.build)
-    params = functional.init(jax.random.key(0))
+    params = jax.jit(functional.init)(jax.random.key(0))
     assert set(params) == {"audio", "embedding", "layers", "norm"}
     features = jax.random.normal(jax.random.key(1), (8, 1, backbone.audio_width))
     words = jnp.asarray([backbone.tokenizer.encode(f"{10 * i:03d}")[0] for i in range(8)])
