@@ -29,6 +29,9 @@ CONFIGURABLES: dict[str, tuple[str, ...]] = {
     "phasecoder.pretrained": ("load_encoder=load", "pretrained_task", "pretrained_params"),
     "phasecoder.release": ("ReleaseConfig",),
     "phasecoder.quickstart_config": ("QuickstartConfig",),
+    "llm_bridge.conversations": ("ConversationConfig",),
+    "llm_bridge.tokens.clips": ("ConversationSource", "RecordingSource"),
+    "llm_bridge.tokens.export": ("ExportConfig",),
 }
 
 

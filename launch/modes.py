@@ -112,6 +112,18 @@ def _generate(workdir: Path) -> int:
     return 0
 
 
+def _export_tokens(workdir: Path) -> int:
+    from llm_bridge.tokens.export import export_tokens
+
+    _say(f"exporting tokens to {workdir}; the same command finishes it")
+    try:
+        export_tokens(gin_setup.build("ExportConfig"), workdir, progress=_say)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    return 0
+
+
 def _quickstart(workdir: Path) -> int:
     from phasecoder.quickstart import run_quickstart
 
@@ -166,6 +178,13 @@ MODES: dict[str, Mode] = {
         previews.generate,
         ("BankConfig",),
         "experiments/rir_bank.gin",
+    ),
+    "export_tokens": Mode(
+        "write the spatial tokens of conversations or recordings, for a language model",
+        _export_tokens,
+        previews.export_tokens,
+        ("ExportConfig",),
+        "experiments/export_tokens.gin",
     ),
     "release": Mode(
         "calibrate and measure a run, write its checkpoint",

@@ -76,6 +76,31 @@ def generate(workdir: Path, experiment: str) -> str:
     return _with_settings(rows)
 
 
+def export_tokens(workdir: Path, experiment: str) -> str:
+    """How many clips would be encoded, the size and the time of it, and what is there."""
+    from llm_bridge.tokens.export import estimate, found
+
+    config = gin_setup.build("ExportConfig")
+    rows = [("experiment", f"{experiment} (exports spatial tokens)")]
+    rows += [("encoder", str(config.encoder or "the one that ships"))]
+    for name, source in config.sources.items():
+        clips = source.open()
+        size, seconds = estimate(clips)
+        rows.append(
+            (
+                name,
+                f"{clips.count:,} clips of up to {clips.longest:g} s, split {clips.split!r}, seed "
+                f"{clips.seed}: about {size / 1e6:,.0f} MB, {seconds / 60:,.0f} minutes of one "
+                "processor",
+            )
+        )
+    rows += [
+        ("writes", f"tokens-*.arrayrecord and manifest.json in {workdir / name} ({there})")
+        for name, there in found(config, workdir).items()
+    ]
+    return _with_settings(rows)
+
+
 def release(workdir: Path, experiment: str) -> str:
     """Which checkpoint would be released, on what it is calibrated and measured."""
     from spatial_core.train.checkpoint import Checkpoints
