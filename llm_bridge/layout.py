@@ -95,6 +95,8 @@ def pad_soft(streams: Sequence[NDArray[np.floating]], count: int) -> NDArray[np.
     out = np.zeros((len(streams), count, streams[0].shape[1]), np.float32)
     for i, stream in enumerate(streams):
         if len(stream) > count:
-            raise InputError(f"clip {i} has {len(stream)} soft tokens: more than the {count} of a row")
+            raise InputError(
+                f"clip {i} has {len(stream)} soft tokens: more than the {count} of a row"
+            )
         out[i, : len(stream)] = stream
     return out

@@ -23,7 +23,8 @@ class TrainConfig:
     `validation`. With `best_metric` (such as "loss" or a metric of the task) the checkpoint with its
     lowest ("min") or highest ("max") validation value is kept besides the `keep` latest. `init_from`
     starts from the parameters of another run (its folder), of a released model (its folder) or from
-    those that a function returns. More than `nonfinite_budget` steps with a non-finite loss or
+    those that a function returns. With `microbatches` above 1 a step computes its gradient over that many
+    equal parts of the batch, one after another, in less memory. More than `nonfinite_budget` steps with a non-finite loss or
     gradient stop the run.
     """
 
@@ -43,11 +44,18 @@ class TrainConfig:
     best_mode: Literal["min", "max"] = "min"
     init_from: str | Callable[[], Any] | None = None
     nonfinite_budget: int = 20
+    microbatches: int = 1
 
     def __post_init__(self) -> None:
-        for name, least in (("steps", 1), ("log_every", 1), ("keep", 1), ("validation_batches", 1)):
+        counts = ("steps", "log_every", "keep", "validation_batches", "microbatches")
+        for name, least in ((name, 1) for name in counts):
             if getattr(self, name) < least:
                 raise InputError(f"TrainConfig.{name} is {getattr(self, name)}: at least {least}")
+        if self.data.batch_size % self.microbatches:
+            raise InputError(
+                f"TrainConfig.microbatches is {self.microbatches}: it has to divide the batch of "
+                f"{self.data.batch_size}"
+            )
         for name in ("checkpoint_every", "eval_every", "nonfinite_budget"):
             if getattr(self, name) < 0:
                 raise InputError(f"TrainConfig.{name} is {getattr(self, name)}: at least 0")

@@ -84,7 +84,7 @@ def _start(config: TrainConfig) -> str:
 
 def compile_step(program: Program, batch: dict[str, jax.ShapeDtypeStruct]) -> Any:
     """The step as the compiler makes it, for its memory and its operations."""
-    return program.step.lower(program.abstract_state, batch).compile()
+    return program.step.lower(program.abstract_state, program.abstract_frozen, batch).compile()
 
 
 def _costs(program: Program, batch: dict[str, jax.ShapeDtypeStruct], compiled: Any) -> list[Row]:
@@ -95,6 +95,9 @@ def _costs(program: Program, batch: dict[str, jax.ShapeDtypeStruct], compiled: A
         ("batch", f"{largest} {_times(batch[largest].shape)}, {_mebibytes(_shard_bytes(batch))}"),
         ("parameters", f"{count:,} in {len(leaves)} arrays"),
     ]
+    frozen = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(program.abstract_frozen))
+    if frozen:
+        rows.append(("frozen", f"{frozen:,} parameters more that are not trained"))
     analysis = compiled.memory_analysis()
     if analysis is not None:
         kept = _mebibytes(_shard_bytes(program.abstract_state))
@@ -162,6 +165,8 @@ def _memory_table(
     rows = [(name, _mebibytes(_shard_bytes(state[name]))) for name in ("params", "opt_state")]
     if "ema" in state:
         rows.append(("ema", _mebibytes(_shard_bytes(state["ema"]))))
+    if program.abstract_frozen:
+        rows.append(("frozen params", _mebibytes(_shard_bytes(program.abstract_frozen))))
     rows.append(("batch", _mebibytes(_shard_bytes(batch))))
     analysis = compiled.memory_analysis()
     if analysis is not None:

@@ -69,6 +69,7 @@ class _Run:
         self.console = console
         self.checkpoints = Checkpoints(directory, config.keep, self.say)
         self.state = self._initial_state()
+        self.frozen = program.load_frozen()
         self.start = int(self.state["step"])
         self.metrics: dict[str, float] = {}
         self.validation_batches: list[dict[str, jax.Array]] | None = None
@@ -115,7 +116,7 @@ class _Run:
                     batch = next(batches)
                 placed = partition.place_batch(batch, self.program.batch_sharding)
                 with jax.transfer_guard("disallow"):
-                    self.state, metrics = self.program.step(self.state, placed)
+                    self.state, metrics = self.program.step(self.state, self.frozen, placed)
                 step += 1
                 # Step n runs on the device while the host reads the metrics of step n - 1.
                 if in_flight:
@@ -203,7 +204,10 @@ class _Run:
     def _validate(self, step: int) -> None:
         params = eval_params(self.state)
         reports = jax.device_get(
-            [self.program.evaluate(params, batch) for batch in self._validation_batches()]
+            [
+                self.program.evaluate(params, self.frozen, batch)
+                for batch in self._validation_batches()
+            ]
         )
         values = {name: finite_mean([float(r[name]) for r in reports]) for name in reports[0]}
         named = {f"validation/{name}": value for name, value in values.items()}

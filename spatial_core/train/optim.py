@@ -21,7 +21,8 @@ class OptimizerConfig:
 
     The learning rate rises linearly from 0 to `peak_lr` over `warmup_steps`, then falls to `end_lr`
     at `decay_steps` (counted from step 0; None: the last step of the run) as a cosine or a line, or
-    stays ("constant"). Weight decay acts on parameters with two or more dimensions whose path does
+    stays ("constant"). At each step in `restarts` the rate begins anew and has fallen by the next one
+    (the stages of a curriculum). Weight decay acts on parameters with two or more dimensions whose path does
     not match `no_decay`. `clip_norm` bounds the global gradient norm (0: no clipping). `ema_decay`
     above 0 keeps an average of the parameters, which evaluation then uses. `frozen` lists path
     regexes of parameters that are not trained.
@@ -32,6 +33,7 @@ class OptimizerConfig:
     warmup_steps: int = 0
     decay_steps: int | None = None
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    restarts: tuple[int, ...] = ()
     weight_decay: float = 0.0
     no_decay: str = r"(^|/)(bias|scale)$"
     clip_norm: float = 1.0
@@ -48,6 +50,8 @@ class OptimizerConfig:
             raise InputError(f"ema_decay is {self.ema_decay}: it must be in [0, 1)")
         if self.peak_lr < 0 or self.end_lr < 0 or self.clip_norm < 0 or self.weight_decay < 0:
             raise InputError("peak_lr, end_lr, clip_norm and weight_decay cannot be negative")
+        if list(self.restarts) != sorted({*self.restarts}) or min(self.restarts, default=1) < 1:
+            raise InputError(f"restarts {self.restarts}: steps above 0 in ascending order")
         if self.decay_steps is not None and self.decay_steps < self.warmup_steps:
             raise InputError(
                 f"decay_steps {self.decay_steps} ends before warmup_steps {self.warmup_steps}"
@@ -57,17 +61,23 @@ class OptimizerConfig:
 def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
     """Learning rate as a function of the step, for a run of `steps` steps."""
     end = config.decay_steps if config.decay_steps is not None else steps
-    span = max(end - config.warmup_steps, 1)
+    if config.restarts and config.restarts[-1] >= end:
+        raise InputError(f"restarts {config.restarts}: the schedule ends at step {end}")
+    begins = jnp.asarray((0, *config.restarts), jnp.float32)
+    ends = jnp.asarray((*config.restarts, end), jnp.float32)
 
     def schedule(step: Any) -> jax.Array:
         step = jnp.asarray(step, jnp.float32)
-        warm = jnp.minimum((step + 1) / max(config.warmup_steps, 1), 1.0)
-        done = jnp.clip((step - config.warmup_steps) / span, 0.0, 1.0)
+        stage = jnp.sum(step >= begins) - 1
+        since, length = step - begins[stage], ends[stage] - begins[stage]
+        warm = jnp.minimum((since + 1) / max(config.warmup_steps, 1), 1.0)
+        span = jnp.maximum(length - config.warmup_steps, 1)
+        done = jnp.clip((since - config.warmup_steps) / span, 0.0, 1.0)
         if config.schedule == "constant":
             return config.peak_lr * warm
         rest = 0.5 * (1 + jnp.cos(jnp.pi * done)) if config.schedule == "cosine" else 1 - done
         decayed = config.end_lr + (config.peak_lr - config.end_lr) * rest
-        return jnp.where(step < config.warmup_steps, config.peak_lr * warm, decayed)
+        return jnp.where(since < config.warmup_steps, config.peak_lr * warm, decayed)
 
     return schedule
 

@@ -15,19 +15,26 @@ from jax.sharding import Mesh, NamedSharding
 from spatial_core.errors import InputError
 from spatial_core.train import partition, state
 from spatial_core.train.config import TrainConfig
+from spatial_core.train.task import FrozenTask, Params
 
 
 @dataclass(frozen=True)
 class Program:
-    """jitted functions of one run. `step` consumes (donates) the state that it is given."""
+    """jitted functions of one run. `step` consumes (donates) the state that it is given.
+
+    step(state, frozen, batch), evaluate(params, frozen, batch); abstract_frozen: shapes of the
+    parameters that are not trained (an empty dict for most tasks), `load_frozen` places them.
+    """
 
     mesh: Mesh
     abstract_state: dict[str, Any]
+    abstract_frozen: Params
     batch_sharding: NamedSharding
     init: Callable[[], dict[str, Any]]
     init_from: Callable[[Any], dict[str, Any]]
     step: Any
     evaluate: Any
+    load_frozen: Callable[[], Params]
 
 
 def compile_program(config: TrainConfig) -> Program:
@@ -35,20 +42,24 @@ def compile_program(config: TrainConfig) -> Program:
     mesh = partition.make_mesh(config.mesh)
     make = functools.partial(state.init_state, config.task, config.optimizer, config.seed)
     shapes = jax.eval_shape(make)
-    specs = partition.param_specs(
-        shapes["params"], config.task.partition_rules, mesh, config.mesh.fsdp_min_size
-    )
-    shardings = partition.state_shardings(shapes, specs, mesh)
-    abstract = jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        shapes,
-        shardings,
-    )
+
+    def specs(params: Params) -> Any:
+        rules, smallest = config.task.partition_rules, config.mesh.fsdp_min_size
+        return partition.param_specs(params, rules, mesh, smallest)
+
+    shardings = partition.state_shardings(shapes, specs(shapes["params"]), mesh)
+    frozen = config.task.frozen_shapes() if isinstance(config.task, FrozenTask) else {}
+    held = jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs(frozen)) if frozen else {}
     batch_sharding = partition.batch_sharding(mesh)
     whole = partition.replicated(mesh)
     init = jax.jit(make, out_shardings=shardings)
     train_step = state.make_train_step(
-        config.task, config.optimizer, config.steps, config.seed, config.nonfinite_budget
+        config.task,
+        config.optimizer,
+        config.steps,
+        config.seed,
+        config.nonfinite_budget,
+        config.microbatches,
     )
 
     def init_from(params: Any) -> dict[str, Any]:
@@ -56,23 +67,36 @@ def compile_program(config: TrainConfig) -> Program:
         placed = jax.device_put(fitted, shardings["params"])
         return jax.jit(state.with_params, out_shardings=shardings)(init(), placed)
 
+    def load_frozen() -> Params:
+        return config.task.load_frozen(held) if isinstance(config.task, FrozenTask) else {}
+
     return Program(
         mesh=mesh,
-        abstract_state=abstract,
+        abstract_state=_abstract(shapes, shardings),
+        abstract_frozen=_abstract(frozen, held),
         batch_sharding=batch_sharding,
         init=init,
         init_from=init_from,
         step=jax.jit(
             train_step,
-            in_shardings=(shardings, batch_sharding),
+            in_shardings=(shardings, held, batch_sharding),
             out_shardings=(shardings, whole),
             donate_argnums=0,
         ),
         evaluate=jax.jit(
             state.make_eval_step(config.task, config.seed),
-            in_shardings=(shardings["params"], batch_sharding),
+            in_shardings=(shardings["params"], held, batch_sharding),
             out_shardings=whole,
         ),
+        load_frozen=load_frozen,
+    )
+
+
+def _abstract(shapes: Any, shardings: Any) -> Any:
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        shapes,
+        shardings,
     )
 
 

@@ -17,7 +17,7 @@ import optax
 
 from spatial_core.train.optim import OptimizerConfig, learning_rate, make_optimizer
 from spatial_core.train.rng import init_key, step_key
-from spatial_core.train.task import Batch, Metrics, Task
+from spatial_core.train.task import Batch, Metrics, Params, Task, merge_params
 
 State = dict[str, Any]
 
@@ -51,21 +51,35 @@ def eval_params(state: State) -> Any:
 
 
 def make_train_step(
-    task: Task, optimizer: OptimizerConfig, steps: int, seed: int, nonfinite_budget: int
-) -> Callable[[State, Batch], tuple[State, Metrics]]:
-    """step(state, batch) -> (state, metrics); a non-finite step changes nothing but the counters.
+    task: Task,
+    optimizer: OptimizerConfig,
+    steps: int,
+    seed: int,
+    nonfinite_budget: int,
+    microbatches: int = 1,
+) -> Callable[[State, Params, Batch], tuple[State, Metrics]]:
+    """step(state, frozen, batch) -> (state, metrics); a non-finite step changes only the counters.
 
     Past the budget nothing changes at all, so that the parameters of the last bad step are still
     there when the host, one step behind, writes its report.
     """
     schedule = learning_rate(optimizer, steps)
 
-    def train_step(state: State, batch: Batch) -> tuple[State, Metrics]:
+    def gradients(params: Params, frozen: Params, batch: Batch, key: jax.Array) -> Any:
+        def loss(params: Params) -> tuple[jax.Array, Metrics]:
+            return task.loss(merge_params(params, frozen), batch, key, True)
+
+        return jax.value_and_grad(loss, has_aux=True)(params)
+
+    def train_step(state: State, frozen: Params, batch: Batch) -> tuple[State, Metrics]:
         step, params = state["step"], state["params"]
         key = step_key(seed, step)
-        (loss, metrics), grads = jax.value_and_grad(task.loss, has_aux=True)(
-            params, batch, key, True
-        )
+        if microbatches == 1:
+            (loss, metrics), grads = gradients(params, frozen, batch, key)
+        else:
+            (loss, metrics), grads = _accumulate(
+                gradients, params, frozen, batch, key, microbatches
+            )
         grad_norm = optax.global_norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
         within = state["skipped"] <= nonfinite_budget
@@ -92,14 +106,41 @@ def make_train_step(
     return train_step
 
 
-def make_eval_step(task: Task, seed: int) -> Callable[[Any, Batch], Metrics]:
-    """evaluate(params, batch) -> mean metrics of the batch, without dropout."""
+def make_eval_step(task: Task, seed: int) -> Callable[[Params, Params, Batch], Metrics]:
+    """evaluate(params, frozen, batch) -> mean metrics of the batch, without dropout."""
 
-    def eval_step(params: Any, batch: Batch) -> Metrics:
-        loss, metrics = task.loss(params, batch, step_key(seed, 0), False)
+    def eval_step(params: Params, frozen: Params, batch: Batch) -> Metrics:
+        loss, metrics = task.loss(merge_params(params, frozen), batch, step_key(seed, 0), False)
         return {**metrics, "loss": loss}
 
     return eval_step
+
+
+def _accumulate(
+    gradients: Callable[..., Any],
+    params: Params,
+    frozen: Params,
+    batch: Batch,
+    key: jax.Array,
+    count: int,
+) -> Any:
+    """((loss, metrics), gradients): means over `count` equal parts of the batch, one after another.
+
+    Row i goes to part i % count, so that a part is spread over the devices like the whole batch.
+    """
+    parts = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(-1, count, *x.shape[1:]), 1, 0), batch)
+
+    def one(i: jax.Array) -> Any:
+        return gradients(
+            params, frozen, jax.tree.map(lambda x: x[i], parts), jax.random.fold_in(key, i)
+        )
+
+    def add(total: Any, i: jax.Array) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, one(i)), None
+
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(one, jnp.int32(0)))
+    total, _ = jax.lax.scan(add, zeros, jnp.arange(count))
+    return jax.tree.map(lambda x: x / count, total)
 
 
 def _select(finite: jax.Array, new: Any, old: Any) -> Any:

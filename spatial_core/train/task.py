@@ -52,6 +52,30 @@ class Task(Protocol):
 
 
 @runtime_checkable
+class FrozenTask(Protocol):
+    """A task with parameters that are not trained: they stay out of state, optimizer and checkpoints.
+
+    `Task.init` makes the trained ones only; `loss` and `predict` receive both, merged.
+    """
+
+    def frozen_shapes(self) -> Params:
+        """The frozen parameters as shapes and types; nothing is read or allocated."""
+        ...
+
+    def load_frozen(self, shardings: Params) -> Params:
+        """The frozen parameters on the devices, each with its sharding."""
+        ...
+
+
+def merge_params(trained: Params, frozen: Params) -> Params:
+    """One nested dict of two that share no leaf."""
+    merged = dict(trained)
+    for name, value in frozen.items():
+        merged[name] = merge_params(merged[name], value) if name in merged else value
+    return merged
+
+
+@runtime_checkable
 class DataStream(Protocol):
     """A stream of batches that is a pure function of the step."""
 

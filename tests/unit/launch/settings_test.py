@@ -85,7 +85,7 @@ def _one_compilation_for_all_of_a_shape(compiled, monkeypatch):
         leaves = jax.tree_util.tree_leaves_with_path((program.abstract_state["params"], batch))
         key = tuple((str(path), leaf.shape, leaf.dtype) for path, leaf in leaves)
         if key not in compiled:
-            lowered = program.step.lower(program.abstract_state, batch)
+            lowered = program.step.lower(program.abstract_state, program.abstract_frozen, batch)
             compiled[key] = lowered.compile({"xla_backend_optimization_level": 0})
         return compiled[key]
 
