@@ -184,7 +184,7 @@ def parse_task4(text: str, strict: bool = True) -> Parsed[Reply]:
     else:
         fields = {
             "transcript_1": re.sub(
-                r"^\W*transcript(?:_?1)?\s*[=:]\s*", "", text, flags=re.IGNORECASE
+                r"^[^\w\[]*transcript(?:_?1)?\s*[=:]\s*", "", text, flags=re.IGNORECASE
             )
         }
     problems: list[str] = []
@@ -339,15 +339,18 @@ def _words(fields: dict[str, str], slot: int, strict: bool, problems: list[str])
     text = fields.get(name)
     if text is None or text == NONE:
         return None
+    enclosed = re.findall(r"\[([^\[\]]*)\]", text)
     if strict:
-        words = text[1:-1].strip()
+        words = enclosed[0]
+    elif (enclosed and enclosed[0].strip().casefold() == NONE) or (not enclosed and _is_none(text)):
+        if "[" in text or "]" in text:
+            problems.append(f"{name}: {_short(text)} has brackets; read as {NONE}")
+        return None
     else:
-        if _is_none(text):
-            if "[" in text or "]" in text:
-                problems.append(f"{name}: {_short(text)} has brackets; read as {NONE}")
-            return None
-        whole = re.search(r"\[([^\[\]]*)\]", text)
-        words = (whole[1] if whole else _unquoted(text.strip().strip("[]"))).strip()
+        if len(enclosed) > 1:
+            problems.append(f"{name} has {len(enclosed)} parts in brackets; the first counts")
+        words = enclosed[0] if enclosed else _unquoted(text.strip().strip("[]"))
+    words = words.strip()
     if not words:
         problems.append(f"{name} is empty")
         return None
