@@ -133,8 +133,8 @@ class Conversations:
         places = replace(config.scene, distractor=True)
         room = sample_scene(generator(self.seed, self.split, "room", index), places)
         rng = generator(self.seed, self.split, "talk", index)
-        scene = vary_scene(rng, room, config.scene)
         chosen, starts, length = self._draw(rng)
+        scene = vary_scene(rng, room, config.scene)
         heard = np.ones(len(chosen), bool)
         if not scene.speech:
             lost = int(rng.integers(2 ** len(chosen) - 1)) + 1  # bit i: talker i is dropped

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -229,8 +228,3 @@ def _listed(paths: str | Path | Sequence[str | Path]) -> list[Path]:
         return listed
     path = Path(paths)
     return audio_files(path) if path.is_dir() else [path]
-
-
-def token_count(samples: int, hop: int) -> int:
-    """Tokens of a clip: ceil(t / hop)."""
-    return math.ceil(samples / hop)
