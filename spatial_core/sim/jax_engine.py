@@ -278,6 +278,44 @@ class JaxSimulator:
             out[rows] = jax.device_get(rirs)[: len(rows)]
         return out
 
+    def pack_together(
+        self,
+        rooms: Sequence[RoomSpec],
+        sources: np.ndarray,
+        mics: np.ndarray,
+        mask: np.ndarray,
+        seeds: Sequence[int] | np.ndarray,
+        *,
+        patterns: np.ndarray | None = None,
+        emission: np.ndarray | None = None,
+        delays: np.ndarray | None = None,
+        capacity: int | None = None,
+    ) -> tuple[Geometry, Plan]:
+        """All rooms for one program, to call `responses` in a jit of your own; as `simulate_batch`.
+
+        capacity: most images, for a program that is the same for all rooms (None: as many as these
+        rooms need, up to max_images, and a late field only where that leaves any out).
+        """
+        check_inputs(rooms, sources, mics, mask, seeds, delays)
+        _check_patterns(patterns, emission, mics.shape[:2])
+        reach = self.reach(rooms, sources, mics, mask)
+        late = self.max_order is None
+        if capacity is None:
+            sizes, capped = self._sizes(rooms, reach)
+            capacity, late = int(sizes.max()), bool(capped.any())
+        geometry = pack(
+            rooms, sources, mics, mask, seeds,
+            reach=reach, capacity=capacity, max_order=self.max_order,
+            patterns=patterns, emission=emission, late=delays,
+        )  # fmt: skip
+        plan = self.plan(
+            capacity,
+            late,
+            directional=patterns is not None or emission is not None,
+            delayed=delays is not None,
+        )
+        return geometry, plan
+
     def plan(
         self, images: int, late: bool, *, directional: bool = False, delayed: bool = False
     ) -> Plan:
@@ -315,6 +353,13 @@ class JaxSimulator:
     ) -> Iterator[tuple[Plan, np.ndarray, np.ndarray]]:
         """Rooms by the bucket of their number of images: powers of two up to max_images."""
         reach = self.reach(rooms, sources, mics, mask)
+        buckets, capped = self._sizes(rooms, reach)
+        for size, late in sorted(set(zip(buckets.tolist(), capped.tolist()))):
+            members = np.flatnonzero((buckets == size) & (capped == late))
+            yield self.plan(size, late, **kind), members, reach
+
+    def _sizes(self, rooms: Sequence[RoomSpec], reach: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Bucket of each room's number of images, and whether that leaves images to the late field."""
         extent = Extent(self.taps, self.decay_db, self.max_order)
         needed = np.array([extent.images(room, r) for room, r in zip(rooms, reach)])
         if self.max_order is not None and needed.max(initial=0) > self.max_images:
@@ -323,8 +368,4 @@ class JaxSimulator:
                 f"{self.max_images}: raise max_images or lower max_order"
             )
         buckets = np.maximum(LEAST_IMAGES, 2 ** np.ceil(np.log2(np.maximum(needed, 1))).astype(int))
-        buckets = np.minimum(buckets, self.max_images)
-        capped = needed > self.max_images
-        for size, late in sorted(set(zip(buckets.tolist(), capped.tolist()))):
-            members = np.flatnonzero((buckets == size) & (capped == late))
-            yield self.plan(size, late, **kind), members, reach
+        return np.minimum(buckets, self.max_images), needed > self.max_images

@@ -19,9 +19,9 @@ import scipy.fft
 
 from spatial_core.data.records import WINDOW
 from spatial_core.errors import InputError
-from spatial_core.sim.images import Geometry, Samples, delays, pack
+from spatial_core.sim.images import Geometry, Samples
+from spatial_core.sim.images import delays as distances
 from spatial_core.sim.jax_engine import JaxSimulator, Plan, responses
-from spatial_core.sim.rir import check_inputs
 from spatial_core.sim.scene import DISTRACTOR_SEED, SceneSpec, pad_delays, pad_positions
 from spatial_core.sim.synthesis import DIRECT_TAPS, TARGET_RMS
 from spatial_core.typing import Array, Bool, Float, Int
@@ -68,29 +68,23 @@ def pack_scenes(
     so the RIRs are the same. Raises InputError as the simulator does.
     """
     mics, mask = pad_positions(specs, num_mics)
-    late_mics = pad_delays(specs, num_mics)
+    delays = pad_delays(specs, num_mics)
     rooms = [spec.room for spec in specs]
 
-    def geometry(sources: list[np.ndarray], seeds: list[int]) -> Geometry:
+    def geometry(sources: list[np.ndarray], seeds: list[int]) -> tuple[Geometry, Plan]:
         places = np.array(sources, np.float64)
-        check_inputs(rooms, places, mics, mask, seeds, late_mics)
-        reach = simulator.reach(rooms, places, mics, mask)
-        return pack(
-            rooms, places, mics, mask, seeds,
-            reach=reach, capacity=simulator.max_images, max_order=simulator.max_order,
-            late=late_mics,
-        )  # fmt: skip
+        return simulator.pack_together(
+            rooms, places, mics, mask, seeds, delays=delays, capacity=simulator.max_images
+        )
 
-    speech = geometry([spec.source for spec in specs], [spec.seed for spec in specs])
+    speech, plan = geometry([spec.source for spec in specs], [spec.seed for spec in specs])
     noise = None
     if any(spec.distractor_source is not None for spec in specs):
         # A scene without one gets a place that is never heard.
-        noise = geometry(
+        noise, _ = geometry(
             [s.source if s.distractor_source is None else s.distractor_source for s in specs],
             [spec.seed ^ DISTRACTOR_SEED for spec in specs],
         )
-    late = simulator.late_images > 0 and simulator.max_order is None
-    plan = simulator.plan(simulator.max_images, late, delayed=late_mics is not None)
     return speech, noise, plan
 
 
@@ -145,7 +139,7 @@ def _direct_responses(
 
     def start(room: Geometry) -> Array:
         source = Samples(room.source.whole[:, None], room.source.part[:, None])
-        whole, fraction, _, _ = delays(source, room.mics)
+        whole, fraction, _, _ = distances(source, room.mics)
         late = jnp.floor(fraction[0, 0] + room.delays[0]) if plan.delayed else 0
         return whole[0, 0] + jnp.int32(late)
 

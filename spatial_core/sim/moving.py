@@ -66,6 +66,8 @@ def render_moving(
     seed: int,
     *,
     block: int | None = None,
+    patterns: np.ndarray | None = None,
+    emission: np.ndarray | None = None,
 ) -> np.ndarray:
     """What mics [m, 3] hear of dry [t] from a moving source: float32 [m, t + taps - 1].
 
@@ -74,25 +76,24 @@ def render_moving(
     them Doppler shifts) so change linearly from one RIR to the next. block: samples between RIRs; by
     default as many as change a path by a quarter of a sample at the trajectory's fastest (85 at
     1 m/s: 188 RIR sets for a second of audio). A source at rest gives the convolution with its RIR.
-    Random parts of the simulation are the room's, by its seed, and stay. Raises InputError for a
-    position outside the room.
+    Random parts of the simulation are the room's, by its seed, and stay. patterns [m, 4], emission [4]:
+    directivity of microphones and source (see receivers.py), which only JaxSimulator has. Raises
+    InputError for a position outside the room. `jax_moving` does the same on an accelerator.
     """
     dry = np.asarray(dry, np.float32)
     if dry.ndim != 1 or len(dry) == 0 or not np.all(np.isfinite(dry)):
         raise InputError(f"dry has shape {dry.shape}: give one finite channel [t]")
-    if block is None:
-        block = _block(trajectory.fastest)
-    if block < 1:
-        raise InputError(f"block={block}: give 1 sample or more")
+    block = block_samples(trajectory, block)
+    positions = knots_of(trajectory, len(dry), block)
+    directed = _directed(simulator, len(positions), patterns, emission)
     mics = np.asarray(mics, np.float64)
-    taps, knots = simulator.taps, len(dry) // block + 2
+    taps, knots = simulator.taps, len(positions)
     # Knot k is at sample k * block, its triangle reaches from the knot before to the one after.
     padded = np.zeros((knots + 1) * block, np.float32)
     padded[block : block + len(dry)] = dry
     triangle = 1 - np.abs(np.arange(2 * block) - block).astype(np.float32) / block
     size = scipy.fft.next_fast_len(taps + 2 * block - 1, real=True)
     out = np.zeros((len(mics), (knots + 1) * block + taps + block), np.float32)
-    positions = trajectory.at(np.arange(knots) * block / SAMPLE_RATE)
     for first in range(0, knots, _SETS):
         some = np.arange(first, min(first + _SETS, knots))
         rirs = simulator.simulate_batch(
@@ -101,6 +102,7 @@ def render_moving(
             np.broadcast_to(mics, (len(some), *mics.shape)),
             np.ones((len(some), len(mics)), bool),
             [seed] * len(some),
+            **{name: value[some] for name, value in directed.items()},
         )
         parts = np.stack([padded[k * block : (k + 2) * block] for k in some]) * triangle
         spectra = scipy.fft.rfft(rirs, size) * scipy.fft.rfft(parts, size)[:, None]
@@ -110,8 +112,35 @@ def render_moving(
     return out[:, block : block + len(dry) + taps - 1]
 
 
-def _block(speed: float) -> int:
-    least, most = _BLOCKS
-    if speed == 0:
-        return most
-    return min(max(math.floor(_STEP * SPEED_OF_SOUND / speed), least), most)
+def block_samples(trajectory: Trajectory, block: int | None) -> int:
+    """Samples from one RIR to the next: as given, or by the trajectory's greatest speed."""
+    if block is None:
+        least, most = _BLOCKS
+        speed = trajectory.fastest
+        if speed == 0:
+            return most
+        return min(max(math.floor(_STEP * SPEED_OF_SOUND / speed), least), most)
+    if block < 1:
+        raise InputError(f"block={block}: give 1 sample or more")
+    return block
+
+
+def knots_of(trajectory: Trajectory, samples: int, block: int) -> np.ndarray:
+    """Places [k, 3] of the source at every block-th sample, one past the last sample."""
+    return trajectory.at(np.arange(samples // block + 2) * block / SAMPLE_RATE)
+
+
+def _directed(
+    simulator: RirSimulator, knots: int, patterns: np.ndarray | None, emission: np.ndarray | None
+) -> dict[str, np.ndarray]:
+    """The directivities that are given, for every knot."""
+    given = {"patterns": patterns, "emission": emission}
+    some = {name: np.asarray(one) for name, one in given.items() if one is not None}
+    if not some:
+        return {}
+    # Imported here: other simulators do without jax.
+    from spatial_core.sim.jax_engine import JaxSimulator
+
+    if not isinstance(simulator, JaxSimulator):
+        raise InputError(f"{type(simulator).__name__} is omnidirectional: use JaxSimulator")
+    return {name: np.broadcast_to(one, (knots, *one.shape)) for name, one in some.items()}
