@@ -73,9 +73,7 @@ def logits(model: Functional, params: dict, ids: np.ndarray, key: jax.Array | No
     def run(params, ids):
         decoder = model.bind(params)
         positions = jnp.broadcast_to(jnp.arange(ids.shape[1]), ids.shape)
-        hidden, _ = decoder(
-            decoder.embed(ids), ids, positions, jnp.ones(ids.shape, bool), key=key
-        )
+        hidden, _ = decoder(decoder.embed(ids), ids, positions, jnp.ones(ids.shape, bool), key=key)
         return decoder.logits(hidden)
 
     return run(params, jnp.asarray(ids, jnp.int32))
