@@ -66,15 +66,13 @@ def make_row(
 def pad_rows(
     rows: Sequence[Row], pad: int, length: int, left: bool = False
 ) -> dict[str, NDArray[np.generic]]:
-    """Rows as arrays [b, length].
+    """Rows as arrays [b, length]: `ids` int32; `positions` int32, 0 at the first valid one; `valid` bool.
 
-    `ids` int32; `positions` int32, 0 at the first valid one; `valid` bool; `targets` float32, 1 where
-    the id belongs to the answer. Training pads on the right; generation on the left, so that all
-    rows go on at the same slot. InputError for a row that is too long.
+    Training pads on the right; generation on the left, so that all rows go on at the same slot.
+    InputError for a row that is too long.
     """
     ids = np.full((len(rows), length), pad, np.int32)
     valid = np.zeros((len(rows), length), bool)
-    targets = np.zeros((len(rows), length), np.float32)
     for i, row in enumerate(rows):
         whole = row.prompt + row.answer
         if len(whole) > length:
@@ -85,9 +83,29 @@ def pad_rows(
         start = length - len(whole) if left else 0
         ids[i, start : start + len(whole)] = whole
         valid[i, start : start + len(whole)] = True
-        targets[i, start + len(row.prompt) : start + len(whole)] = 1.0
     positions = np.maximum(np.cumsum(valid, axis=1) - 1, 0).astype(np.int32)
-    return {"ids": ids, "positions": positions, "valid": valid, "targets": targets}
+    return {"ids": ids, "positions": positions, "valid": valid}
+
+
+def pad_answers(rows: Sequence[Row], length: int) -> dict[str, NDArray[np.generic]]:
+    """What the loss reads of rows padded on the right, as arrays [b, length].
+
+    `answer_ids` int32; `answer_slots` int32, the slot whose hidden state predicts each, the one before
+    it; `answer_weight` float32, 1 for ids of the answer and its stop id, else 0. InputError for an
+    answer that is empty or too long.
+    """
+    slots = np.zeros((len(rows), length), np.int32)
+    ids, weight = np.zeros_like(slots), np.zeros(slots.shape, np.float32)
+    for i, row in enumerate(rows):
+        count = len(row.answer)
+        if not 1 <= count <= length:
+            raise InputError(
+                f"the answer of row {i} has {count} ids: 1 to {length} fit; raise the answers' length"
+            )
+        slots[i, :count] = np.arange(len(row.prompt) - 1, len(row.prompt) + count - 1)
+        ids[i, :count] = row.answer
+        weight[i, :count] = 1.0
+    return {"answer_slots": slots, "answer_ids": ids, "answer_weight": weight}
 
 
 def pad_soft(streams: Sequence[NDArray[np.floating]], count: int) -> NDArray[np.float32]:

@@ -140,6 +140,11 @@ class Backbone(Protocol):
         """Ids in front of the soft tokens and behind them, up to where the answer begins."""
         ...
 
+    @property
+    def audio_identity(self) -> tuple[str, str]:
+        """(name, digest) of the mono encoder: what its output on disk is known by."""
+        ...
+
     def audio_encoder(self) -> AudioEncoder:
         """The frozen mono encoder: [t] at 16 kHz -> [ceil(t / 2560), a], a vector per 160 ms."""
         ...

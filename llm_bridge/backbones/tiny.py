@@ -118,6 +118,11 @@ class TinyBackbone:
         of, text = self.tokenizer.special, self.tokenizer.encode
         return text(system) if self.system else [], [of("user"), *text(user), of("model")]
 
+    @property
+    def audio_identity(self) -> tuple[str, str]:
+        """Its sizes say all there is to know of it."""
+        return "log-mel", f"{MELS} mels, frame {FRAME}, hop {FRAME_HOP}, 1"
+
     def audio_encoder(self) -> AudioEncoder:
         """Stacked log-mels: what listens to them is trained with the decoder."""
         return stacked_log_mel

@@ -22,6 +22,7 @@ import numpy as np
 
 from spatial_core.data.budget import BadRecords, DataBudgetError
 from spatial_core.data.groups import MAX_ATTEMPTS, Groups, GroupSource, SimulatedGroups
+from spatial_core.data.prefetch import iterate_steps
 from spatial_core.data.records import WINDOW, Batch, concatenate, empty_batch, find_bad_examples
 from spatial_core.data.seeds import generator
 from spatial_core.data.sources import (
@@ -53,8 +54,6 @@ SIMULATORS: dict[str, Callable[[], RirSimulator]] = {
     "jax": _jax_simulator,
     "pyroomacoustics": PyroomSimulator,
 }
-
-_ENDLESS = 2**62
 
 
 @dataclass(frozen=True)
@@ -142,20 +141,13 @@ class CropStream(abc.ABC):
 
         prefetch: batches held ready. The iterator has a `close()`.
         """
-        # Imported here: it brings jax and orbax along, which making or reading a batch does not need.
-        import grain
-
         self._share(start_step, host, hosts)
-
-        # Each batch in one thread, several batches at once: nothing waits for the slowest part.
-        def read(step: int) -> Batch:
-            return self.examples(*self._share(step, host, hosts))
-
-        steps = grain.MapDataset.range(0, _ENDLESS).map(read)[start_step:]
-        options = grain.ReadOptions(
-            num_threads=self._workers, prefetch_buffer_size=max(prefetch, self._workers)
+        return iterate_steps(
+            lambda step: self.examples(*self._share(step, host, hosts)),
+            start_step,
+            self._workers,
+            prefetch,
         )
-        return iter(steps.to_iter_dataset(options))
 
     @property
     def _workers(self) -> int:

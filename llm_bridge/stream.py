@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Batches of questions about exported clips: a pure function of the seed and the step.
+
+A curriculum is a list of stages, each with its own mixture of tasks (appendix C, table 4). A stage
+asks its questions in a shuffled order; when all are asked, new ones are drawn about the same clips.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llm_bridge.layout import MAX_SOFT, make_row, pad_answers, pad_rows, pad_soft
+from llm_bridge.protocol import Backbone
+from llm_bridge.qa.asking import Question
+from llm_bridge.qa.book import QuestionBook
+from llm_bridge.qa.plan import plan_questions
+from llm_bridge.tokens.audio_cache import AudioCache
+from llm_bridge.tokens.record import Talker
+from llm_bridge.tokens.token_set import TokenSet
+from spatial_core.data.prefetch import iterate_steps
+from spatial_core.errors import InputError
+
+# (steps, questions of task 1, 2, 3, 4) of each stage, as in table 4.
+TABLE_4 = (
+    (2000, 2500, 0, 0, 0),
+    (1500, 1000, 0, 2500, 0),
+    (1500, 500, 2500, 500, 0),
+    (3000, 500, 1000, 500, 2500),
+    (3000, 500, 2500, 500, 5000),
+)
+
+
+@dataclass(frozen=True)
+class Clips:
+    """What a language model hears of the clips of a token set, and who talks in them."""
+
+    tokens: tuple[NDArray[np.float16], ...]
+    audio: Sequence[NDArray[np.float16]]
+    talkers: tuple[tuple[Talker, ...], ...]
+
+
+def load_clips(
+    directory: str | Path, backbone: Backbone, source: str = "audio", limit: int | None = None
+) -> Clips:
+    """The clips of an exported folder; the backbone's mono audio features are made once and kept there.
+
+    source: "audio" hears the dry voices, "mixed" the mean of the array's channels.
+    """
+    found = TokenSet(directory)
+    name, digest = backbone.audio_identity
+    audio = AudioCache(found, backbone.audio_encoder, name=name, digest=digest, source=source)
+    count = len(found) if limit is None else min(limit, len(found))
+    records = [found[i] for i in range(count)]
+    return Clips(
+        tuple(record.tokens for record in records),
+        [audio[i] for i in range(count)],
+        tuple(record.talkers for record in records),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuestionStream:
+    """Questions about the clips of an exported folder, as batches of `BridgeTask`.
+
+    Attributes:
+      tokens: the folder (`--run_mode=export_tokens`).
+      backbone: whose ids and audio features the batches hold.
+      stages: (steps, questions of tasks 1 to 4) of each stage, one after the other; the last goes on
+        for as long as the run does.
+      batch_size: rows of the global batch; the paper's 8 are one row at a time, accumulated.
+      style: of the system prompts, "full" or "brief".
+      book: JSON file of question wordings; None for those that ship.
+      source: mono audio that is heard, "audio" (dry) or "mixed".
+      soft, length, answer_length: shapes of a batch, as in `BridgeTask`.
+    """
+
+    tokens: str | Path
+    backbone: Backbone
+    stages: tuple[tuple[int, int, int, int, int], ...] = TABLE_4
+    batch_size: int = 8
+    seed: int = 0
+    style: str = "full"
+    book: str | None = None
+    source: str = "audio"
+    soft: int = MAX_SOFT
+    length: int = 1024
+    answer_length: int = 160
+    threads: int = 2
+    _open: list[Clips] = field(init=False, repr=False, compare=False, default_factory=list)
+    _passes: dict[tuple[int, int], list[tuple[int, Question]]] = field(
+        init=False, repr=False, compare=False, default_factory=dict
+    )
+    _lock: threading.RLock = field(
+        init=False, repr=False, compare=False, default_factory=threading.RLock
+    )
+
+    def __post_init__(self) -> None:
+        if not self.stages:
+            raise InputError("QuestionStream.stages is empty: give at least one stage")
+        for stage in self.stages:
+            if len(stage) != 5 or stage[0] < 1 or min(stage) < 0 or not any(stage[1:]):
+                raise InputError(
+                    f"QuestionStream.stages has {stage}: (steps, questions of task 1, 2, 3, 4), at "
+                    "least one step and one question"
+                )
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of each field that depends on this stream's settings."""
+        return {"ids": (self.batch_size, self.length)}
+
+    @property
+    def clips(self) -> Clips:
+        """The clips, read at first use."""
+        with self._lock:
+            if not self._open:
+                self._open.append(load_clips(self.tokens, self.backbone, self.source))
+            return self._open[0]
+
+    @functools.cached_property
+    def _book(self) -> QuestionBook:
+        return QuestionBook.load(self.book, self.style)
+
+    def asked(self, step: int) -> list[tuple[int, Question]]:
+        """(clip, question) of each row of the global batch of a step."""
+        stage, since = self._stage(step)
+        first = since * self.batch_size
+        size = sum(self.stages[stage][1:])
+        indices = range(first, first + self.batch_size)
+        return [self._pass(stage, index // size)[index % size] for index in indices]
+
+    def _stage(self, step: int) -> tuple[int, int]:
+        """Stage of a step, and the steps since it began."""
+        for stage, (steps, *_) in enumerate(self.stages[:-1]):
+            if step < steps:
+                return stage, step
+            step -= steps
+        return len(self.stages) - 1, step
+
+    def _pass(self, stage: int, number: int) -> list[tuple[int, Question]]:
+        """All questions of one pass of a stage, in the order in which they are asked."""
+        with self._lock:
+            if (stage, number) not in self._passes:
+                rng = np.random.default_rng([self.seed, stage, number])
+                counts = {task: n for task, n in enumerate(self.stages[stage][1:], 1) if n}
+                seed = int(rng.integers(2**31))
+                plan = plan_questions(self.clips.talkers, counts, seed, self._book)
+                # Threads are at most one pass behind each other.
+                for old in [key for key in self._passes if key < (stage, number - 1)]:
+                    del self._passes[old]
+                self._passes[stage, number] = [plan[i] for i in rng.permutation(len(plan))]
+            return self._passes[stage, number]
+
+    def batch(self, step: int, host: int = 0, hosts: int = 1) -> dict[str, np.ndarray]:
+        """This host's contiguous share of the global batch of a step."""
+        if not 0 <= host < hosts or self.batch_size % hosts:
+            raise InputError(f"host {host} of {hosts} for a batch of {self.batch_size}")
+        share = self.batch_size // hosts
+        rows = self.asked(step)[host * share : (host + 1) * share]
+        return question_batch(
+            self.backbone, self.clips, rows, self.soft, self.length, self.answer_length
+        )
+
+    def iterate(
+        self, start_step: int = 0, host: int = 0, hosts: int = 1
+    ) -> Iterator[dict[str, np.ndarray]]:
+        """Batches of start_step, start_step + 1, ... without end."""
+        return iterate_steps(lambda step: self.batch(step, host, hosts), start_step, self.threads)
+
+
+def question_batch(
+    backbone: Backbone,
+    clips: Clips,
+    asked: Sequence[tuple[int, Question]],
+    soft: int,
+    length: int,
+    answer_length: int,
+) -> dict[str, np.ndarray]:
+    """The arrays that `BridgeTask.loss` reads, for (clip, question) of each row."""
+    rows = [
+        make_row(backbone, q.system, q.user, len(clips.tokens[clip]), q.answer) for clip, q in asked
+    ]
+    return {
+        **pad_rows(rows, backbone.ids.pad, length),
+        **pad_answers(rows, answer_length),
+        "tokens": pad_soft([clips.tokens[clip] for clip, _ in asked], soft),
+        "audio": pad_soft([clips.audio[clip] for clip, _ in asked], soft),
+    }

@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fine-tune a language model to answer questions about spatial tokens, as a task of the shared loop."""
+
+from __future__ import annotations
+
+import functools
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jaxtyping import Float, Int
+
+from llm_bridge import lora as adapters
+from llm_bridge.layout import MAX_SOFT, MONO, SPATIAL
+from llm_bridge.lora import LoraConfig
+from llm_bridge.projector import TOKEN_WIDTH, Projector
+from llm_bridge.protocol import Backbone
+from spatial_core.errors import InputError
+from spatial_core.nn.functional import Functional
+from spatial_core.typing import Array, Batch, Params
+
+_OURS = re.compile(rf"^projector/|{adapters.ADAPTERS}")
+
+
+class Bridge(nnx.Module):
+    """A language model, its adapters and the projector of spatial tokens."""
+
+    def __init__(self, backbone: Backbone, lora: LoraConfig | None, *, rngs: nnx.Rngs):
+        self.model = backbone.build(rngs)
+        if lora is not None:
+            adapters.attach(self.model, lora, rngs)
+        self.projector = Projector(backbone.width, rngs=rngs)
+
+    def embed(
+        self,
+        ids: Int[Array, "b n"],
+        tokens: Float[Array, "b k 256"],
+        audio: Float[Array, "b k a"],
+    ) -> Float[Array, "b n d"]:
+        """Word embeddings with the soft tokens in their places."""
+        embeds = self.model.embed(ids)
+        embeds = _place(embeds, ids == SPATIAL, self.projector(tokens))
+        return _place(embeds, ids == MONO, self.model.embed_audio(audio))
+
+
+def _place(embeds: Array, where: Array, soft: Array) -> Array:
+    """`embeds` with row i of `soft` at the i-th position that `where` marks."""
+    index = jnp.clip(jnp.cumsum(where, axis=1) - 1, 0, soft.shape[1] - 1)
+    placed = jnp.take_along_axis(soft, index[..., None], axis=1).astype(embeds.dtype)
+    return jnp.where(where[..., None], placed, embeds)
+
+
+@dataclass(frozen=True)
+class BridgeTask:
+    """Cross-entropy of the answers, given questions and soft tokens (section 3.3).
+
+    Attributes:
+      backbone: the language model. Its parameters stay as they are, besides those that its own
+        `trainable` names.
+      lora: adapters; None for a model that is trained as a whole.
+      soft, length, answer_length: soft tokens of each stream, ids of a row and of its answer in a
+        batch; shapes are fixed, so that one program serves all batches.
+    """
+
+    backbone: Backbone
+    lora: LoraConfig | None = field(default_factory=LoraConfig)
+    soft: int = MAX_SOFT
+    length: int = 1024
+    answer_length: int = 160
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.soft <= MAX_SOFT:
+            raise InputError(f"BridgeTask.soft is {self.soft}: 1 to {MAX_SOFT} (30 s)")
+        if self.length < 2 * self.soft + 4:
+            raise InputError(
+                f"BridgeTask.length is {self.length}: {2 * self.soft + 4} ids go to the soft tokens alone"
+            )
+
+    @property
+    def name(self) -> str:
+        """For messages and reports."""
+        return f"bridge_{self.backbone.name}"
+
+    @property
+    def partition_rules(self) -> tuple[tuple[str, tuple[str | None, ...]], ...]:
+        """The backbone's; adapters and projector are whole on every device."""
+        ours = ((adapters.ADAPTERS, ()), (r"^projector/", ()))
+        return (*ours, *self.backbone.partition_rules)
+
+    @functools.cached_property
+    def _functional(self) -> Functional:
+        return Functional(lambda rngs: Bridge(self.backbone, self.lora, rngs=rngs))
+
+    def bind(self, params: Params) -> Bridge:
+        """The model holding all parameters, trained and frozen."""
+        return self._functional.bind(params)  # type: ignore[return-value]
+
+    def init(self, rng: jax.Array) -> Params:
+        """Fresh parameters of what is trained."""
+        return self._part(self._functional.init(rng), trained=True)
+
+    def frozen_shapes(self) -> Params:
+        """What is not trained."""
+        shapes = jax.eval_shape(self._functional.init, jax.random.key(0))
+        return self._part(shapes, trained=False)
+
+    def load_frozen(self, shardings: Params) -> Params:
+        """The backbone's pretrained parameters; InputError if they do not fit its modules."""
+        wanted = flatten_dict(self.frozen_shapes(), sep="/")
+        if not wanted:
+            return {}
+        loaded = self.backbone.load()
+        have = {} if loaded is None else flatten_dict({"model": loaded}, sep="/")
+        wrong = [
+            f"{path}: {list(have[path].shape) if path in have else 'missing'}, wanted {list(leaf.shape)}"
+            for path, leaf in wanted.items()
+            if path not in have or have[path].shape != leaf.shape
+        ]
+        if wrong:
+            raise InputError(
+                f"the weights of {self.backbone.name} do not fit:\n  " + "\n  ".join(wrong[:20])
+            )
+        where = flatten_dict(shardings, sep="/")
+        placed = {
+            path: jax.device_put(have[path].astype(leaf.dtype), where[path])
+            for path, leaf in wanted.items()
+        }
+        return unflatten_dict(placed, sep="/")
+
+    def _part(self, params: Params, trained: bool) -> Params:
+        flat = flatten_dict(params, sep="/")
+        chosen = {path: leaf for path, leaf in flat.items() if self.is_trained(path) == trained}
+        return unflatten_dict(chosen, sep="/")
+
+    def is_trained(self, path: str) -> bool:
+        """Whether the parameter of a "/"-path belongs to the state."""
+        if _OURS.search(path):
+            return True
+        own, pattern = path.removeprefix("model/"), self.backbone.trainable
+        return bool(pattern) and re.search(pattern, own) is not None
+
+    def loss(
+        self, params: Params, batch: Batch, rng: jax.Array, train: bool
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Mean over rows of the mean over the answer's ids, as batches of one accumulate.
+
+        Metrics: `token_accuracy` of the ids; `answer_accuracy`, the rows all of whose ids come first
+        when the right ids before them are given.
+        """
+        scores = self._scores(params, batch, rng if train else None)
+        weight, ids = batch["answer_weight"], batch["answer_ids"]
+        count = jnp.maximum(weight.sum(axis=1), 1.0)
+        entropy = optax.softmax_cross_entropy_with_integer_labels(scores, ids)
+        right = (jnp.argmax(scores, axis=-1) == ids) | (weight == 0)
+        metrics = {
+            "token_accuracy": jnp.mean(jnp.sum(right * weight, axis=1) / count),
+            "answer_accuracy": jnp.mean(jnp.all(right, axis=1)),
+        }
+        return jnp.mean(jnp.sum(entropy * weight, axis=1) / count), metrics
+
+    def predict(self, params: Params, batch: Batch) -> dict[str, jax.Array]:
+        """The most likely id at each place of the answer, the right ids before it given."""
+        return {"answer_ids": jnp.argmax(self._scores(params, batch, None), axis=-1)}
+
+    def _scores(self, params: Params, batch: Batch, key: jax.Array | None) -> jax.Array:
+        """[b, answer_length, v]: only the answer's places go through the output layer."""
+        bridge = self.bind(params)
+        ids = batch["ids"]
+        embeds = bridge.embed(ids, batch["tokens"], batch["audio"])
+        hidden, _ = bridge.model(embeds, ids, batch["positions"], batch["valid"], None, key)
+        asked = jnp.take_along_axis(hidden, batch["answer_slots"][..., None], axis=1)
+        return bridge.model.logits(asked)
+
+    def example_batch(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes of a batch; see `llm_bridge.questions.QuestionStream`."""
+        row, answer = (batch_size, self.length), (batch_size, self.answer_length)
+        soft = (batch_size, self.soft)
+        leaves: dict[str, tuple[tuple[int, ...], Any]] = {
+            "ids": (row, jnp.int32),
+            "positions": (row, jnp.int32),
+            "valid": (row, jnp.bool_),
+            "answer_slots": (answer, jnp.int32),
+            "answer_ids": (answer, jnp.int32),
+            "answer_weight": (answer, jnp.float32),
+            "tokens": ((*soft, TOKEN_WIDTH), jnp.float32),
+            "audio": ((*soft, self.backbone.audio_width), jnp.float32),
+        }
+        return {name: jax.ShapeDtypeStruct(*leaf) for name, leaf in leaves.items()}
