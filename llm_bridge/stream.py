@@ -12,10 +12,12 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from llm_bridge.adapters import token_metadata
 from llm_bridge.layout import MAX_SOFT, make_row, pad_answers, pad_rows, pad_soft
 from llm_bridge.protocol import Backbone
 from llm_bridge.qa.asking import Question
@@ -70,7 +72,7 @@ class QuestionStream:
     """Questions about the clips of an exported folder, as batches of `BridgeTask`.
 
     Attributes:
-      tokens: the folder (`--run_mode=export_tokens`).
+      tokens: the exported folder (`--run_mode=export_tokens`); `split` names the one in it.
       backbone: whose ids and audio features the batches hold.
       stages: (steps, questions of tasks 1 to 4) of each stage, one after the other; the last goes on
         for as long as the run does.
@@ -83,6 +85,7 @@ class QuestionStream:
 
     tokens: str | Path
     backbone: Backbone
+    split: str = "train"
     stages: tuple[tuple[int, int, int, int, int], ...] = TABLE_4
     batch_size: int = 8
     seed: int = 0
@@ -116,12 +119,24 @@ class QuestionStream:
         """Shape of each field that depends on this stream's settings."""
         return {"ids": (self.batch_size, self.length)}
 
+    @functools.cached_property
+    def metadata(self) -> dict[str, Any]:
+        """What checkpoints depend on in the data: the encoders of both streams and their grid."""
+        found = TokenSet(Path(self.tokens) / self.split, verify=False)
+        return {
+            **token_metadata(found.encoder_digest, found.manifest["hop"]),
+            "base_model": self.backbone.name,
+            "audio_digest": self.backbone.audio_identity[1],
+        }
+
     @property
     def clips(self) -> Clips:
         """The clips, read at first use."""
         with self._lock:
             if not self._open:
-                self._open.append(load_clips(self.tokens, self.backbone, self.source))
+                self._open.append(
+                    load_clips(Path(self.tokens) / self.split, self.backbone, self.source)
+                )
             return self._open[0]
 
     @functools.cached_property

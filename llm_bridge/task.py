@@ -16,6 +16,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Float, Int
 
 from llm_bridge import lora as adapters
+from llm_bridge.adapters import model_metadata
 from llm_bridge.layout import MAX_SOFT, MONO, SPATIAL
 from llm_bridge.lora import LoraConfig
 from llm_bridge.projector import TOKEN_WIDTH, Projector
@@ -91,6 +92,11 @@ class BridgeTask:
         """The backbone's; adapters and projector are whole on every device."""
         ours = ((adapters.ADAPTERS, ()), (r"^projector/", ()))
         return (*ours, *self.backbone.partition_rules)
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What checkpoints depend on in the language model; see `adapters.model_metadata`."""
+        return model_metadata(self.backbone, self.lora)
 
     @functools.cached_property
     def _functional(self) -> Functional:

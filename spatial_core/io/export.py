@@ -6,6 +6,8 @@ A directory holds three files and nothing that can run code:
     model.safetensors   the parameters, one tensor per path ("encoder/block_0/kernel")
     config.json         what the model is, and the SHA-256 of the tensor file
     README.md           the model card
+
+Other kinds of release have other names for the first two (`Kind`).
 """
 
 from __future__ import annotations
@@ -17,9 +19,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes  # noqa: F401  (gives NumPy the bfloat16 that safetensors asks for)
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load as load_tensors
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as save_tensors
 
 from spatial_core.errors import InputError
@@ -33,6 +35,18 @@ MAX_CONFIG_BYTES = 4 << 20
 _SEPARATOR = "/"
 
 Tree = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """One kind of release: what its config says in "format", and the names of its two files."""
+
+    format: str
+    tensors: str
+    config: str
+
+
+MODEL = Kind(FORMAT, TENSOR_FILE, CONFIG_FILE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,7 +163,11 @@ def to_json(value: Any) -> Any:
 
 
 def write_release(
-    directory: str | Path, params: Mapping[str, Any], config: Mapping[str, Any], card: str
+    directory: str | Path,
+    params: Mapping[str, Any],
+    config: Mapping[str, Any],
+    card: str,
+    kind: Kind = MODEL,
 ) -> Path:
     """Write model.safetensors, config.json (with the checksum added) and README.md.
 
@@ -158,38 +176,39 @@ def write_release(
         params: nested dict of arrays.
         config: plain JSON; "format", "files" and "num_params" are filled in here.
         card: the model card, Markdown.
+        kind: names of the files.
     """
     path = Path(directory)
     path.mkdir(parents=True, exist_ok=True)
     flat = flatten_tree(params)
     blob = save_tensors(flat)
     full = {
-        "format": FORMAT,
+        "format": kind.format,
         **to_json(config),
         "num_params": sum(int(array.size) for array in flat.values()),
-        "files": {TENSOR_FILE: {"bytes": len(blob), "sha256": hashlib.sha256(blob).hexdigest()}},
+        "files": {kind.tensors: {"bytes": len(blob), "sha256": hashlib.sha256(blob).hexdigest()}},
     }
-    _replace(path / TENSOR_FILE, blob)
+    _replace(path / kind.tensors, blob)
     _replace(path / CARD_FILE, (card.rstrip() + "\n").encode())
     # The config comes last: a directory with a config is a complete one.
-    _replace(path / CONFIG_FILE, (json.dumps(full, indent=2, allow_nan=False) + "\n").encode())
+    _replace(path / kind.config, (json.dumps(full, indent=2, allow_nan=False) + "\n").encode())
     return path
 
 
-def read_release(directory: str | Path) -> Released:
+def read_release(directory: str | Path, kind: Kind = MODEL) -> Released:
     """Read and verify what `write_release` wrote.
 
     Raises InputError for a missing file, a foreign format, or a tensor file whose size or SHA-256
     is not the recorded one.
     """
     path = Path(directory)
-    config = _read_config(path)
-    record = config.get("files", {}).get(TENSOR_FILE)
+    config = _read_config(path, kind)
+    record = config.get("files", {}).get(kind.tensors)
     if not isinstance(record, dict) or "sha256" not in record:
         raise InputError(
-            f"{path / CONFIG_FILE} records no SHA-256 for {TENSOR_FILE}: not a release"
+            f"{path / kind.config} records no SHA-256 for {kind.tensors}: not a release"
         )
-    tensor_path = path / TENSOR_FILE
+    tensor_path = path / kind.tensors
     if not tensor_path.is_file():
         raise InputError(f"{tensor_path} is missing: the checkpoint is incomplete; copy it again")
     size = tensor_path.stat().st_size
@@ -200,11 +219,12 @@ def read_release(directory: str | Path) -> Released:
     if digest != record["sha256"]:
         raise InputError(
             f"{tensor_path} is damaged or was changed: SHA-256 {digest[:16]}.. ({size} bytes), "
-            f"config.json says {str(record['sha256'])[:16]}.. ({record.get('bytes')} bytes); "
+            f"{kind.config} says {str(record['sha256'])[:16]}.. ({record.get('bytes')} bytes); "
             "copy the checkpoint again"
         )
     try:
-        flat = load_tensors(blob)
+        with safe_open(tensor_path, framework="np") as content:
+            flat = {name: content.get_tensor(name) for name in content.keys()}
     except SafetensorError as error:
         raise InputError(f"{tensor_path} is not a safetensors file: {error}") from error
     card_path = path / CARD_FILE
@@ -212,12 +232,12 @@ def read_release(directory: str | Path) -> Released:
     return Released(flat, config, card, path)
 
 
-def _read_config(path: Path) -> dict[str, Any]:
-    config_path = path / CONFIG_FILE
+def _read_config(path: Path, kind: Kind) -> dict[str, Any]:
+    config_path = path / kind.config
     if not config_path.is_file():
-        what = "has no config.json" if path.is_dir() else "is not a directory"
+        what = f"has no {kind.config}" if path.is_dir() else "is not a directory"
         raise InputError(
-            f"{path} {what}: give a directory with {TENSOR_FILE}, {CONFIG_FILE} and {CARD_FILE}"
+            f"{path} {what}: give a directory with {kind.tensors}, {kind.config} and {CARD_FILE}"
         )
     if config_path.stat().st_size > MAX_CONFIG_BYTES:
         raise InputError(f"{config_path} is larger than {MAX_CONFIG_BYTES} bytes: not a config")
@@ -225,9 +245,9 @@ def _read_config(path: Path) -> dict[str, Any]:
         config = json.loads(config_path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{config_path} is not valid JSON: {error}") from error
-    if not isinstance(config, dict) or config.get("format") != FORMAT:
+    if not isinstance(config, dict) or config.get("format") != kind.format:
         found = config.get("format") if isinstance(config, dict) else type(config).__name__
-        raise InputError(f"{config_path}: format is {found!r}, this version reads {FORMAT!r}")
+        raise InputError(f"{config_path}: format is {found!r}, this version reads {kind.format!r}")
     return config
 
 

@@ -2,7 +2,8 @@
 """Checkpoints: Orbax writes the arrays, a digest manifest says whether they are still what was written.
 
     workdir/checkpoints/00001000/state/...      Orbax
-    workdir/checkpoints/00001000/manifest.json  written last: shapes and types by path, sha256 of files
+    workdir/checkpoints/00001000/manifest.json  written last: shapes and types by path, sha256 of files,
+                                                and metadata if the run has any
     workdir/checkpoints/best.json               step, metric and value of the best one
 
 A folder without a manifest is an interrupted save and is removed. Orbax alone neither notices a flipped
@@ -16,7 +17,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,9 @@ import numpy as np
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
+from spatial_core.config import resolved
 from spatial_core.errors import InputError
-from spatial_core.io.export import flatten_tree, unflatten_tree
+from spatial_core.io.export import flatten_tree, to_json, unflatten_tree
 from spatial_core.train.partition import path_name
 
 _MANIFEST = "manifest.json"
@@ -37,12 +39,22 @@ class Checkpoints:
     """The checkpoints of one run. On several hosts all processes call it; process 0 owns the files.
 
     `say` receives one line for each thing a person should know (a damaged checkpoint set aside).
+    `metadata`, JSON values, is what the parameters are worthless without (a digest of the encoder
+    that made their inputs, say): it goes into every manifest, and a checkpoint with other metadata
+    is refused. None: neither.
     """
 
-    def __init__(self, workdir: Path, keep: int = 2, say: Callable[[str], None] = print) -> None:
+    def __init__(
+        self,
+        workdir: Path,
+        keep: int = 2,
+        say: Callable[[str], None] = print,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> None:
         self.directory = Path(workdir).resolve() / "checkpoints"
         self.keep = keep
         self.say = say
+        self.wanted = None if metadata is None else to_json(metadata)
         # Known alike to all processes; what the file system shows at a moment may not be.
         self._current: int | None = None
 
@@ -73,6 +85,8 @@ class Checkpoints:
                 "leaves": _leaf_table(state),
                 "files": _file_digests(folder / "state"),
             }
+            if self.wanted is not None:
+                manifest["metadata"] = self.wanted
             _write_json(folder / _MANIFEST, manifest)
             self._drop_old()
         _sync(f"checkpoint-{step}-manifest")
@@ -108,7 +122,8 @@ class Checkpoints:
         """The newest sound checkpoint in the shapes, types and shardings of `abstract`; None: no checkpoint.
 
         A damaged one is renamed to NAME.damaged and the one before it is used. Raises InputError when
-        none of those that are there is sound, or when its structure differs from `abstract`.
+        none of those that are there is sound, or when its structure differs from `abstract` or its
+        metadata from this run's.
         """
         steps = self.steps()
         for step in reversed(steps):
@@ -147,13 +162,14 @@ class Checkpoints:
         Keys made of digits are integers, as in released models.
 
         `which`: "latest", "best" or a step. The running average is preferred unless `average` is
-        False. Raises InputError for no such or a damaged checkpoint.
+        False. Raises InputError for no such or a damaged checkpoint, or one with other metadata.
         """
         step = self._choose(which)
         problem = self.damage(step)
         if problem:
             raise InputError(f"checkpoint {self._folder(step)} is damaged: {problem}")
-        leaves = json.loads((self._folder(step) / _MANIFEST).read_text())["leaves"]
+        self._check_metadata(step)
+        leaves = self._manifest(step)["leaves"]
         names = {name.split("/", 1)[0] for name in leaves}
         prefix = "ema" if average and "ema" in names else "params"
         sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
@@ -167,6 +183,26 @@ class Checkpoints:
         }
         loaded = ocp.load(self._folder(step) / "state", _nest(wanted))
         return unflatten_tree(flatten_tree(loaded[prefix])), step
+
+    def metadata(self, which: str | int = "latest") -> dict[str, Any] | None:
+        """The metadata of a checkpoint, chosen as in `load_params`; None if it was saved without."""
+        found: dict[str, Any] | None = self._manifest(self._choose(which)).get("metadata")
+        return found
+
+    def _manifest(self, step: int) -> dict[str, Any]:
+        manifest: dict[str, Any] = json.loads((self._folder(step) / _MANIFEST).read_text())
+        return manifest
+
+    def _check_metadata(self, step: int) -> None:
+        if self.wanted is None:
+            return
+        found = self._manifest(step).get("metadata") or {}
+        different = list(resolved.differences(found, self.wanted))
+        if different:
+            raise InputError(
+                f"checkpoint {self._folder(step)} does not belong to this run (checkpoint -> run):\n  "
+                + "\n  ".join(different)
+            )
 
     def _choose(self, which: str | int) -> int:
         steps = self.steps()
@@ -186,7 +222,8 @@ class Checkpoints:
         return int(which)
 
     def _load(self, step: int, abstract: dict[str, Any]) -> dict[str, Any]:
-        leaves = json.loads((self._folder(step) / _MANIFEST).read_text())["leaves"]
+        self._check_metadata(step)
+        leaves = self._manifest(step)["leaves"]
         different = _leaf_differences(leaves, _leaf_table(abstract))
         if different:
             raise InputError(

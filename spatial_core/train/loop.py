@@ -67,7 +67,8 @@ class _Run:
     ) -> None:
         self.config, self.program, self.directory = config, program, directory
         self.console = console
-        self.checkpoints = Checkpoints(directory, config.keep, self.say)
+        self.metadata = workdir.metadata(config)
+        self.checkpoints = Checkpoints(directory, config.keep, self.say, self.metadata)
         self.state = self._initial_state()
         self.frozen = program.load_frozen()
         self.start = int(self.state["step"])
@@ -98,7 +99,7 @@ class _Run:
             self.say(f"resuming from step {int(restored['step'])}")
             return restored
         if self.config.init_from:
-            params = workdir.initial_params(self.config.init_from)
+            params = workdir.initial_params(self.config.init_from, self.metadata)
             source = self.config.init_from
             name = source if isinstance(source, str) else getattr(source, "__name__", "a function")
             self.say(f"starting from the parameters of {name}")

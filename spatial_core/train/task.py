@@ -19,7 +19,9 @@ Rules = tuple[tuple[str, tuple[str | None, ...]], ...]
 class Task(Protocol):
     """A model with its loss: all that a trainer needs to know about it.
 
-    Every method is a pure function of its arguments and can be traced by `jax.jit`.
+    Every method is a pure function of its arguments and can be traced by `jax.jit`. A task or a stream
+    may also have `metadata`, JSON values by name that its checkpoints carry and that a run which goes
+    on from them has to share (see `workdir.metadata`).
     """
 
     @property

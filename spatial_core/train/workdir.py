@@ -8,7 +8,7 @@ import fcntl
 import json
 import platform
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -125,14 +125,35 @@ def environment() -> dict[str, Any]:
     }
 
 
-def initial_params(source: str | Callable[[], Any]) -> Any:
+def metadata(config: TrainConfig) -> dict[str, Any] | None:
+    """What the checkpoints of a run depend on besides their parameters; None: nothing.
+
+    The `metadata` (JSON values by name) of the task, the data and the validation data, those that have
+    some. InputError if two of them give one name different values.
+    """
+    joined: dict[str, Any] = {}
+    origin: dict[str, str] = {}
+    for part in ("task", "data", "validation"):
+        for key, value in (getattr(getattr(config, part), "metadata", None) or {}).items():
+            if key in joined and joined[key] != value:
+                raise InputError(
+                    f"TrainConfig.{origin[key]} and TrainConfig.{part} do not belong together: {key} is "
+                    f"{joined[key]!r} in one and {value!r} in the other"
+                )
+            joined[key], origin[key] = value, part
+    return joined or None
+
+
+def initial_params(
+    source: str | Callable[[], Any], metadata: Mapping[str, Any] | None = None
+) -> Any:
     """Parameters of another run (its folder: the best, else the latest), of a released model (its
-    folder), or what a function returns."""
+    folder), or what a function returns. A run with other `metadata` is refused."""
     if callable(source):
         return source()
     path = Path(source)
     if (path / "checkpoints").is_dir():
-        checkpoints = Checkpoints(path)
+        checkpoints = Checkpoints(path, metadata=metadata)
         params, _ = checkpoints.load_params("best" if checkpoints.best() else "latest")
         return params
     if (path / TENSOR_FILE).is_file():

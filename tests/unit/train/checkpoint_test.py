@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -121,3 +123,32 @@ def test_unknown_steps_are_refused(tmp_path):
         checkpoints.load_params(7)
     with pytest.raises(InputError, match="no best"):
         checkpoints.load_params("best")
+
+
+def test_metadata_goes_into_the_manifest_and_another_runs_checkpoint_is_refused(tmp_path):
+    encoder = {"encoder_digest": "aaa1", "hop": 2560, "ids": (6, 7)}
+    checkpoints = Checkpoints(tmp_path, metadata=encoder)
+    checkpoints.save(state(1))
+    assert checkpoints.metadata() == {"encoder_digest": "aaa1", "hop": 2560, "ids": [6, 7]}
+    same = Checkpoints(tmp_path, metadata=dict(reversed(encoder.items())))
+    assert tree_digest(same.restore_latest(abstract(state(0)))) == tree_digest(state(1))
+    other = Checkpoints(tmp_path, metadata={**encoder, "encoder_digest": "bbb2"})
+    for refused in (lambda: other.restore_latest(abstract(state(0))), other.load_params):
+        with pytest.raises(InputError) as caught:
+            refused()
+        assert "encoder_digest: 'aaa1' -> 'bbb2'" in str(caught.value)
+        assert "hop" not in str(caught.value)
+    assert other.steps() == [1], "it is sound, only another's"
+
+
+def test_checkpoints_without_metadata_stay_as_they_were(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(state(1))
+    assert checkpoints.metadata(1) is None
+    manifest = json.loads((checkpoints.directory / "00000001" / "manifest.json").read_text())
+    assert set(manifest) == {"format", "step", "leaves", "files"}
+    with pytest.raises(InputError, match="encoder_digest: not set -> 'aaa1'"):
+        Checkpoints(tmp_path, metadata={"encoder_digest": "aaa1"}).load_params()
+    # Who only reads the parameters need not know what they depend on.
+    Checkpoints(tmp_path, metadata={"x": 1}).save(state(2))
+    assert Checkpoints(tmp_path).load_params()[1] == 2

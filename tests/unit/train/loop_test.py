@@ -215,6 +215,39 @@ def test_starting_from_a_run_a_release_or_a_function(tmp_path):
         train(config(init_from=str(tmp_path)), tmp_path / "y")
 
 
+@dataclasses.dataclass(frozen=True)
+class MarkedTask(ToyTask):
+    metadata: dict = dataclasses.field(default_factory=lambda: {"base_model": "toy-1"}, repr=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class MarkedStream(ToyStream):
+    metadata: dict = dataclasses.field(
+        default_factory=lambda: {"encoder_digest": "aaa1"}, repr=False
+    )
+
+
+def test_a_run_goes_on_only_with_the_metadata_that_it_began_with(tmp_path):
+    marked = config(
+        steps=1, task=MarkedTask(), data=MarkedStream(), validation=MarkedStream(seed=1)
+    )
+    train(marked, tmp_path / "run")
+    assert Checkpoints(tmp_path / "run").metadata() == {
+        "base_model": "toy-1",
+        "encoder_digest": "aaa1",
+    }
+    assert train(marked, tmp_path / "run").step == 1
+    # Not part of the configuration (such as the content of a folder): only the checkpoint knows.
+    other = dataclasses.replace(marked, data=MarkedStream(metadata={"encoder_digest": "bbb2"}))
+    with pytest.raises(InputError, match="do not belong together: encoder_digest is 'bbb2' in one"):
+        train(other, tmp_path / "run")
+    other = dataclasses.replace(other, validation=other.data)
+    with pytest.raises(InputError, match="encoder_digest: 'aaa1' -> 'bbb2'"):
+        train(other, tmp_path / "run")
+    with pytest.raises(InputError, match="encoder_digest: 'aaa1' -> 'bbb2'"):
+        train(dataclasses.replace(other, init_from=str(tmp_path / "run")), tmp_path / "next")
+
+
 def test_data_that_does_not_fit_is_refused(tmp_path):
     class Complex(ToyStream):
         def batch(self, step, host=0, hosts=1):
