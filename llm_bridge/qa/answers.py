@@ -40,6 +40,7 @@ from llm_bridge.qa.formats import (
     format_yes_no,
     snapped,
 )
+from spatial_core.errors import InputError
 from spatial_core.geometry.coords import wrap_degrees
 
 # The one address of everything about answers: what `formats` writes and what is read back here.
@@ -204,6 +205,8 @@ _PARSERS: dict[int, Callable[[str, bool], Parsed]] = {
 
 def parse_answer(task: int, text: str, strict: bool = True) -> Parsed:
     """Answer of any task: the value is that of parse_task1..4."""
+    if task not in _PARSERS:
+        raise InputError(f"tasks are 1, 2, 3 and 4, got {task!r}")
     return _PARSERS[task](text, strict)
 
 

@@ -91,12 +91,12 @@ class Scenes:
     @property
     def count(self) -> NDArray[np.int64]:
         """Talkers of each clip [n]."""
-        return self.present.sum(axis=1)
+        return self.present[:, 0].astype(np.int64) + self.present[:, 1]
 
     @property
     def both(self) -> NDArray[np.bool_]:
         """Clips with two talkers [n]."""
-        return np.asarray(self.present.all(axis=1))
+        return self.present[:, 0] & self.present[:, 1]
 
 
 def _check(n: int, talkers: Sequence[TalkerLike]) -> None:

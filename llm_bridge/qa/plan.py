@@ -248,17 +248,21 @@ def _plan_targets(desk: _Desk, kind: str, count: int, seed: int) -> None:
     scenes, share = desk.scenes, desk.mixture
     found = {slot: _found(desk, kind, slot) for slot in (truth.FIRST, truth.SECOND)}
     recent: dict[int, tuple[Values, int]] = {}  # the last question for each slot
+    lacking = scenes.count < truth.talkers_needed(kind)
+    elsewhere: dict[tuple, Mask] = {}  # by the values asked: clips where they mean nobody
     for index in range(count):
         want = wants_target(kind, index, seed)
-        lacking = scenes.count < truth.talkers_needed(kind)
         if want != truth.NOBODY and kind.startswith("comparison") and lacking.any():
             want = truth.NOBODY if desk.rng.random() < share.absent else want
         if want == truth.NOBODY:
             # A comparison may come here before any other question; it asks no values.
             repeated = list(recent.values()) or [({}, desk.wording())]
             values, wording = repeated[desk.rng.integers(len(repeated))]
-            nobody = truth.target(scenes, kind, values, desk.margins) == truth.NOBODY
-            clip = _nobody(desk, nobody & ~lacking, lacking)
+            asked = tuple(values.values())
+            if asked not in elsewhere:
+                nobody = truth.target(scenes, kind, values, desk.margins) == truth.NOBODY
+                elsewhere[asked] = nobody & ~lacking
+            clip = _nobody(desk, elsewhere[asked], lacking)
             if clip is not None:
                 desk.add(clip, values, wording)
                 continue

@@ -302,5 +302,7 @@ def test_what_cannot_be_written_is_refused() -> None:
         answers.format_locations([Location(None, 0.0, 1.0)])
     with pytest.raises(InputError, match="without words"):
         answers.format_utterances([spoken(place, "  ")])
+    with pytest.raises(InputError, match="tasks are 1, 2, 3 and 4, got 5"):
+        answers.parse_answer(5, "yes")
     with pytest.raises(InputError, match="finite"):
         answers.format_locations([Location(np.nan, 0.0, 1.0)])
