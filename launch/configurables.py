@@ -32,6 +32,10 @@ CONFIGURABLES: dict[str, tuple[str, ...]] = {
     "llm_bridge.conversations": ("ConversationConfig",),
     "llm_bridge.tokens.clips": ("ConversationSource", "RecordingSource"),
     "llm_bridge.tokens.export": ("ExportConfig",),
+    "llm_bridge.task": ("BridgeTask",),
+    "llm_bridge.stream": ("QuestionStream",),
+    "llm_bridge.lora": ("LoraConfig",),
+    "llm_bridge.backbones.tiny": ("TinyBackbone",),
 }
 
 

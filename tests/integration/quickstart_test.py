@@ -70,7 +70,7 @@ def test_an_array_that_does_not_exist_is_one_line(tmp_path):
 @pytest.mark.slow
 def test_a_model_trained_for_two_minutes_localises(tmp_path):
     """The quickstart's recipe, shortened: held-out rooms, arrays and voices, 4 to 8 microphones."""
-    command = [sys.executable, "-m", "launch.main", "--run_mode=train", "--gin.STEPS=200"]
+    command = [sys.executable, "-m", "launch.main", "--run_mode=train", "--gin.STEPS=600"]
     command += ["--gin_file=experiments/quickstart.gin", f"--workdir={tmp_path / 'run'}"]
     command += ["--gin.TrainConfig.eval_every=0", "--gin.TrainConfig.checkpoint_every=0"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1800)
