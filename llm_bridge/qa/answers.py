@@ -163,8 +163,9 @@ def parse_task3(text: str, strict: bool = True) -> Parsed[Utterances]:
     for slot in range(TALKERS):
         words = _words(fields, slot, strict, problems)
         place = _location(fields, slot, strict, problems)
-        missing = f"transcript_{slot + 1}" not in fields
-        if not missing and (words is None) != (place is None):
+        told = f"transcript_{slot + 1}" in fields
+        placed = any(f"{part}_{slot + 1}" in fields for part in _PARTS)
+        if told and placed and (words is None) != (place is None):
             problems.append(
                 f"transcript_{slot + 1} and the place of talker {slot + 1} disagree: one is {NONE}"
             )

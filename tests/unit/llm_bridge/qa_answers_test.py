@@ -216,6 +216,9 @@ def test_missing_repeated_and_contradicting_fields_are_named() -> None:
     assert parsed.value == (Location(10.0, None, None), None)
     assert any("twice" in problem for problem in parsed.problems)
     assert sum("missing" in problem for problem in parsed.problems) == 5
+    cut_off = answers.parse_task3("transcript_1=[It is late.]", strict=False)
+    assert cut_off.value == (Utterance("It is late.", Location(None, None, None)), None)
+    assert len(cut_off.problems) == 7 and all("missing" in x for x in cut_off.problems)
     listed = answers.format_locations([Location(10.0, 0.0, 1.2)])
     half = listed.replace("elevation_degrees_1=090", "elevation_degrees_1=none")
     swapped = listed.replace("_1", "_x").replace("_2", "_1").replace("_x", "_2")
