@@ -41,7 +41,8 @@ class DecoderConfig:
     local_window: positions a local layer sees, None when all layers are global; then every
     `period`-th layer is global with `rope_base` and the others local with `local_rope_base`.
     embed_scale: factor on embeddings. audio_width: width of the mono audio encoder's output,
-    audio_hidden: width between two linear maps of it, None for one map.
+    audio_hidden: width between two linear maps of it, None for one map; audio_scale: factor on what
+    they give, so that fresh ones give soft tokens about as large as a pretrained model's words.
     """
 
     vocabulary: int
@@ -53,6 +54,7 @@ class DecoderConfig:
     hidden: int
     audio_width: int
     audio_hidden: int | None = None
+    audio_scale: float = 1.0
     activation: str = "silu"
     rope_base: float = 10_000.0
     local_rope_base: float = 10_000.0
@@ -155,10 +157,12 @@ class AudioProjection(nnx.Module):
             None if inner is None else config.linear(config.audio_width, inner, rngs, bias=True)
         )
         self.out = config.linear(inner or config.audio_width, config.width, rngs, bias=True)
+        self.scale = config.audio_scale
 
     def __call__(self, x: Float[Array, "b k a"]) -> Float[Array, "b k d"]:
         """Map every token."""
-        return self.out(x if self.inner is None else jax.nn.gelu(self.inner(x), approximate=False))
+        h = x if self.inner is None else jax.nn.gelu(self.inner(x), approximate=False)
+        return self.scale * self.out(h)
 
 
 class Decoder(nnx.Module):
