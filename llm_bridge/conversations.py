@@ -167,12 +167,11 @@ class Conversations:
         """
         count = 2 if rng.uniform() < self.config.two_talkers else 1
         limit = int(self.config.max_seconds * SAMPLE_RATE)
-        pauses = rng.uniform(*self.config.pauses, size=count + 1) * SAMPLE_RATE
-        pauses = pauses.astype(int)
-        room = limit - int(pauses.sum())
         for _ in range(_MAX_DRAWS):
+            pauses = rng.uniform(*self.config.pauses, size=count + 1) * SAMPLE_RATE
+            pauses = pauses.astype(int)
             chosen: list[int] = []
-            free = room
+            free = limit - int(pauses.sum())
             for turn in range(count):
                 later = (count - 1 - turn) * int(self._lengths.min())
                 fits = self._lengths <= free - later
@@ -195,7 +194,7 @@ class Conversations:
                 return chosen, starts, int(pauses.sum()) + sum(lengths)
         shortest = self._lengths.min() / SAMPLE_RATE
         raise InputError(
-            f"no {count} utterances of different speakers fit into max_seconds = "
+            f"{'no utterance fits' if count == 1 else 'no utterances of two speakers fit'} into max_seconds = "
             f"{self.config.max_seconds:g} with pauses of {self.config.pauses} s (the shortest of "
             f"split {self.split!r} lasts {shortest:.1f} s): raise max_seconds"
         )

@@ -144,7 +144,7 @@ def test_dropped_talkers_leave_silence_and_the_noise_of_the_microphones() -> Non
 
 
 def test_what_cannot_be_is_refused() -> None:
-    with pytest.raises(InputError, match="no 2 utterances of different speakers fit"):
+    with pytest.raises(InputError, match="no utterances of two speakers fit"):
         made(replace(QUIET, max_seconds=2.5))
     with pytest.raises(InputError, match="no distractor"):
         ConversationConfig(scene=SceneConfig())
