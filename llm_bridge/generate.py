@@ -46,38 +46,37 @@ class Asked:
 
 
 class Generator:
-    """Answers of a bridge.
+    """Answers of a bridge; `params` are all of its parameters, trained and frozen.
 
     Args:
         task: the model; its `soft` and `length` bound the prompts.
-        params: all parameters, trained and frozen.
         max_new: ids of an answer at most (the paper's 1,024).
         batch_size: rows of one program; a shorter rest is padded.
     """
 
-    def __init__(self, task: BridgeTask, params: Params, max_new: int = 160, batch_size: int = 32):
+    def __init__(self, task: BridgeTask, max_new: int = 160, batch_size: int = 32):
         if max_new < 1 or batch_size < 1:
             raise InputError(f"max_new {max_new}, batch_size {batch_size}: at least 1")
-        self.task, self.params = task, params
+        self.task = task
         self.max_new, self.batch_size = -(-max_new // CHUNK) * CHUNK, batch_size
         self._begin = jax.jit(functools.partial(_begin, task, self.max_new))
         self._go_on = jax.jit(functools.partial(_go_on, task), donate_argnums=1)
 
-    def answers(self, asked: Sequence[Asked]) -> list[str]:
+    def answers(self, asked: Sequence[Asked], params: Params) -> list[str]:
         """The answer of each question, without its stop id."""
         out: list[str] = []
         for first in range(0, len(asked), self.batch_size):
             part = list(asked[first : first + self.batch_size])
             rows = part + [part[-1]] * (self.batch_size - len(part))
-            chunks = list(self._chunks(rows))
+            chunks = list(self._chunks(rows, params))
             ids = np.concatenate(chunks, axis=1)[: len(part)]
             out += [self._text(row) for row in ids]
         return out
 
-    def stream(self, asked: Asked) -> Iterator[str]:
+    def stream(self, asked: Asked, params: Params) -> Iterator[str]:
         """The answer to one question, piece by piece as it is made."""
         said, ids = "", np.zeros(0, np.int32)
-        for chunk in self._chunks([asked]):
+        for chunk in self._chunks([asked], params):
             ids = np.concatenate([ids, chunk[0]])
             text = self._text(ids)
             # A piece that ends inside a character is held back until the rest is there.
@@ -88,7 +87,7 @@ class Generator:
         if text != said:
             yield text[len(said) :]
 
-    def _chunks(self, asked: Sequence[Asked]) -> Iterator[NDArray[np.int32]]:
+    def _chunks(self, asked: Sequence[Asked], params: Params) -> Iterator[NDArray[np.int32]]:
         """ids [b, CHUNK] after ids, until all rows have ended or max_new is reached."""
         task, pad = self.task, self.task.backbone.ids.pad
         arrays = {
@@ -98,9 +97,9 @@ class Generator:
                 [_stream(one.audio, task.backbone.audio_width) for one in asked], task.soft
             ),
         }
-        state = self._begin(self.params, arrays)
+        state = self._begin(params, arrays)
         for _ in range(self.max_new // CHUNK):
-            state, ids = self._go_on(self.params, state)
+            state, ids = self._go_on(params, state)
             yield np.asarray(ids)
             if bool(jnp.all(state.done)):
                 return

@@ -9,7 +9,7 @@ In the arrays of ids a soft token is a negative placeholder that no vocabulary h
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -118,3 +118,14 @@ def pad_soft(streams: Sequence[NDArray[np.floating]], count: int) -> NDArray[np.
             )
         out[i, : len(stream)] = stream
     return out
+
+
+def rows_of_batch(batch: Mapping[str, NDArray[np.generic]], count: int) -> list[Row]:
+    """The first `count` rows that `pad_rows` and `pad_answers` made arrays of."""
+    rows = []
+    for i in range(min(count, len(batch["ids"]))):
+        answer = batch["answer_ids"][i][batch["answer_weight"][i] > 0]
+        prompt = batch["ids"][i][: int(batch["answer_slots"][i][0]) + 1]
+        soft = int(np.sum(prompt == SPATIAL))
+        rows.append(Row(tuple(map(int, prompt)), tuple(map(int, answer)), soft))
+    return rows

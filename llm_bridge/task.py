@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import functools
 import re
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 
 from llm_bridge import lora as adapters
 from llm_bridge.adapters import model_metadata
-from llm_bridge.layout import MAX_SOFT, MONO, SPATIAL
+from llm_bridge.layout import MAX_SOFT, MONO, SPATIAL, rows_of_batch
 from llm_bridge.lora import LoraConfig
 from llm_bridge.projector import TOKEN_WIDTH, Projector
 from llm_bridge.protocol import Backbone
@@ -25,6 +25,11 @@ from spatial_core.errors import InputError
 from spatial_core.nn.functional import Functional
 from spatial_core.typing import Array, Batch, Params
 
+if TYPE_CHECKING:
+    from llm_bridge.generate import Generator
+
+# Rows that are answered in full after each validation.
+SAMPLES = 4
 _OURS = re.compile(rf"^projector/|{adapters.ADAPTERS}")
 
 
@@ -47,6 +52,12 @@ class Bridge(nnx.Module):
         embeds = self.model.embed(ids)
         embeds = _place(embeds, ids == SPATIAL, self.projector(tokens))
         return _place(embeds, ids == MONO, self.model.embed_audio(audio))
+
+
+def _question(prompt: str) -> str:
+    """The end of a prompt, which is the question, on one line."""
+    line = " ".join(prompt.split())
+    return line if len(line) <= 120 else f"... {line[-120:]}"
 
 
 def _place(embeds: Array, where: Array, soft: Array) -> Array:
@@ -172,6 +183,33 @@ class BridgeTask:
     def predict(self, params: Params, batch: Batch) -> dict[str, jax.Array]:
         """The most likely id at each place of the answer, the right ids before it given."""
         return {"answer_ids": jnp.argmax(self._scores(params, batch, None), axis=-1)}
+
+    def samples(self, params: Params, batch: Batch) -> list[str]:
+        """Question, right answer and greedy answer of the first rows of a batch."""
+        from llm_bridge.generate import Asked
+
+        heard = jax.device_get({name: value[:SAMPLES] for name, value in batch.items()})
+        rows = rows_of_batch(heard, SAMPLES)
+        asked = [
+            Asked(
+                replace(row, answer=()),
+                heard["tokens"][i][: row.soft],
+                heard["audio"][i][: row.soft],
+            )
+            for i, row in enumerate(rows)
+        ]
+        text = self.backbone.tokenizer.decode
+        return [
+            f"{_question(text(row.prompt))}\n    right: {text(row.answer)}\n    model: {said}"
+            for row, said in zip(rows, self._sampler.answers(asked, params), strict=True)
+        ]
+
+    @functools.cached_property
+    def _sampler(self) -> Generator:
+        """Kept, because its programs take longer to compile than to run."""
+        from llm_bridge.generate import Generator
+
+        return Generator(self, max_new=self.answer_length, batch_size=SAMPLES)
 
     def _scores(self, params: Params, batch: Batch, key: jax.Array | None) -> jax.Array:
         """[b, answer_length, v]: only the answer's places go through the output layer."""

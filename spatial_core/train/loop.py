@@ -22,6 +22,7 @@ from spatial_core.train.meter import Meter, finite_mean
 from spatial_core.train.preempt import StopSignal
 from spatial_core.train.program import Program, compile_program
 from spatial_core.train.state import eval_params
+from spatial_core.train.task import SamplingTask, merge_params
 
 
 @dataclass(frozen=True)
@@ -217,6 +218,11 @@ class _Run:
         self.say(
             f"step {step}  validation: " + "  ".join(f"{k} {v:.4g}" for k, v in values.items())
         )
+        # A program of its own, which one of several processes could not run alone.
+        if isinstance(self.config.task, SamplingTask) and jax.process_count() == 1:
+            whole = merge_params(params, self.frozen)
+            for line in self.config.task.samples(whole, self._validation_batches()[0]):
+                self.say(f"  {line}")
         if self.config.best_metric:
             self._keep_best(step, values)
 

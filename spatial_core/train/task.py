@@ -69,6 +69,18 @@ class FrozenTask(Protocol):
         ...
 
 
+@runtime_checkable
+class SamplingTask(Protocol):
+    """A task whose answers a person would rather read than see as a number."""
+
+    def samples(self, params: Params, batch: Batch) -> list[str]:
+        """A few lines for the console: what was asked, what is right, what the model says.
+
+        Called on one host, with all parameters, after each validation on its first batch.
+        """
+        ...
+
+
 def merge_params(trained: Params, frozen: Params) -> Params:
     """One nested dict of two that share no leaf."""
     merged = dict(trained)

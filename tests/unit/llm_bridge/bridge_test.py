@@ -156,8 +156,8 @@ def _asked(count: int) -> list[Asked]:
 def test_greedy_answers_equal_those_of_the_model_without_a_cache(params):
     """One id after the other by a whole forward pass; batches, padding and chunks change nothing."""
     asked = _asked(3)
-    generator = Generator(TASK, params, max_new=10, batch_size=4)
-    chunks = np.concatenate(list(generator._chunks([*asked, asked[0]])), axis=1)
+    generator = Generator(TASK, max_new=10, batch_size=4)
+    chunks = np.concatenate(list(generator._chunks([*asked, asked[0]], params)), axis=1)
     bridge = TASK.bind(params)
     for row, one in enumerate(asked):
         ids = list(one.row.prompt)
@@ -171,13 +171,21 @@ def test_greedy_answers_equal_those_of_the_model_without_a_cache(params):
             if best in BACKBONE.ids.stop:
                 break
             ids.append(best)
-    assert "".join(generator.stream(asked[0])) == generator.answers(asked)[0]
+    assert "".join(generator.stream(asked[0], params)) == generator.answers(asked, params)[0]
+
+
+def test_samples_show_question_truth_and_answer(params):
+    stream = _stream()
+    lines = TASK.samples(params, stream.batch(0))
+    for line, (_, question) in zip(lines, stream.asked(0)):
+        asked, right, said = line.split("\n")
+        assert question.user in asked and right.endswith(question.answer) and "model:" in said
 
 
 def test_wrong_streams_are_refused(params):
     one = _asked(1)[0]
     with pytest.raises(InputError, match=r"\[k, 256\]"):
-        Generator(TASK, params).answers([dataclasses.replace(one, tokens=one.tokens[:, :5])])
+        Generator(TASK).answers([dataclasses.replace(one, tokens=one.tokens[:, :5])], params)
 
 
 def test_with_adapters_only_they_and_the_projector_are_trained():
