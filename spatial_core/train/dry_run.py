@@ -28,7 +28,7 @@ def dry_run(config: TrainConfig, directory: str | Path, experiment: str = "") ->
     writes no file.
     """
     program = compile_program(config)
-    batch = _batch(config, program)
+    batch = batch_shapes(config, program)
     compiled = compile_step(program, batch)
     summary = [*plan(config, directory, experiment), *_costs(program, batch, compiled)]
     sections = {
@@ -92,7 +92,7 @@ def _costs(program: Program, batch: dict[str, jax.ShapeDtypeStruct], compiled: A
     count = sum(math.prod(leaf.shape) for leaf in leaves)
     largest = max(batch, key=lambda name: math.prod(batch[name].shape))
     rows = [
-        ("batch", f"{largest} {_times(batch[largest].shape)}, {_mebibytes(_shard_bytes(batch))}"),
+        ("batch", f"{largest} {_times(batch[largest].shape)}, {_mebibytes(shard_bytes(batch))}"),
         ("parameters", f"{count:,} in {len(leaves)} arrays"),
     ]
     frozen = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(program.abstract_frozen))
@@ -100,7 +100,7 @@ def _costs(program: Program, batch: dict[str, jax.ShapeDtypeStruct], compiled: A
         rows.append(("frozen", f"{frozen:,} parameters more that are not trained"))
     analysis = compiled.memory_analysis()
     if analysis is not None:
-        kept = _mebibytes(_shard_bytes(program.abstract_state))
+        kept = _mebibytes(shard_bytes(program.abstract_state))
         peak = _mebibytes(_peak_bytes(analysis))
         rows.append(("memory", f"{peak} on each device while a step runs, {kept} of it state"))
     flops = _flops(compiled)
@@ -138,9 +138,9 @@ def _sharding_table(program: Program) -> Iterator[str]:
     yield f"{len(leaves) - len(rows) + 1} of {len(leaves)} parameter arrays are whole on every device"
 
 
-def _batch(config: TrainConfig, program: Program) -> dict[str, jax.ShapeDtypeStruct]:
+def batch_shapes(config: TrainConfig, program: Program) -> dict[str, jax.ShapeDtypeStruct]:
     """What a step reads: the task's leaves, with the shapes of the stream where it tells them."""
-    guards.local_batch_size(config.data, jax.process_count(), jax.device_count())
+    guards.local_batch_size(config.data, jax.process_count(), program.mesh.size)
     shapes = getattr(config.data, "shapes", {})
     return {
         name: jax.ShapeDtypeStruct(
@@ -162,12 +162,12 @@ def _memory_table(
     program: Program, batch: dict[str, jax.ShapeDtypeStruct], compiled: Any
 ) -> Iterator[str]:
     state = program.abstract_state
-    rows = [(name, _mebibytes(_shard_bytes(state[name]))) for name in ("params", "opt_state")]
+    rows = [(name, _mebibytes(shard_bytes(state[name]))) for name in ("params", "opt_state")]
     if "ema" in state:
-        rows.append(("ema", _mebibytes(_shard_bytes(state["ema"]))))
+        rows.append(("ema", _mebibytes(shard_bytes(state["ema"]))))
     if program.abstract_frozen:
-        rows.append(("frozen params", _mebibytes(_shard_bytes(program.abstract_frozen))))
-    rows.append(("batch", _mebibytes(_shard_bytes(batch))))
+        rows.append(("frozen params", _mebibytes(shard_bytes(program.abstract_frozen))))
+    rows.append(("batch", _mebibytes(shard_bytes(batch))))
     analysis = compiled.memory_analysis()
     if analysis is not None:
         rows.append(("working memory of the step", _mebibytes(analysis.temp_size_in_bytes)))
@@ -187,7 +187,8 @@ def _flops(compiled: Any) -> float:
     return float((compiled.cost_analysis() or {}).get("flops", 0.0))
 
 
-def _shard_bytes(tree: Any) -> int:
+def shard_bytes(tree: Any) -> int:
+    """Bytes of arrays, or shapes, on each device."""
     return sum(
         math.prod(leaf.sharding.shard_shape(leaf.shape)) * np.dtype(leaf.dtype).itemsize
         for leaf in jax.tree.leaves(tree)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,9 +32,9 @@ class MeshConfig:
     fsdp_min_size: int = 2**18
 
 
-def make_mesh(config: MeshConfig) -> Mesh:
-    """The mesh over all devices of all processes."""
-    count = jax.device_count()
+def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """The mesh over all devices of all processes, or over given ones."""
+    count = jax.device_count() if devices is None else len(devices)
     sizes = [config.data, config.fsdp]
     if sizes.count(-1) > 1 or any(size == 0 or size < -1 for size in sizes):
         raise InputError(
@@ -48,7 +49,9 @@ def make_mesh(config: MeshConfig) -> Mesh:
             "set MeshConfig.data and MeshConfig.fsdp so that their product is that"
         )
     # Auto, not make_mesh's default Explicit: under Explicit ordinary layers fail once fsdp > 1.
-    return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    return jax.make_mesh(
+        tuple(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices
+    )
 
 
 def path_name(path: tuple[Any, ...]) -> str:

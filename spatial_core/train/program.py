@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,9 +37,12 @@ class Program:
     load_frozen: Callable[[], Params]
 
 
-def compile_program(config: TrainConfig) -> Program:
-    """Sets up (nothing is compiled or allocated before the first call)."""
-    mesh = partition.make_mesh(config.mesh)
+def compile_program(config: TrainConfig, devices: Sequence[jax.Device] | None = None) -> Program:
+    """Sets up (nothing is compiled or allocated before the first call).
+
+    devices: instead of all that are here, such as those of a machine that is only described.
+    """
+    mesh = partition.make_mesh(config.mesh, devices)
     make = functools.partial(state.init_state, config.task, config.optimizer, config.seed)
     shapes = jax.eval_shape(make)
 
