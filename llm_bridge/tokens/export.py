@@ -31,7 +31,7 @@ _BLOCK_SECONDS = 96.0
 
 
 _BYTES_PER_SECOND = 33e3
-_CPU_PER_SECOND = 0.042
+_CPU_PER_SECOND = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)

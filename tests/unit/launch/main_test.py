@@ -81,6 +81,12 @@ def test_a_release_says_which_checkpoint_it_lacks(tmp_path):
     assert "2,048 clips" in told and "split 'validation'" in told
 
 
+def test_an_export_of_tokens_says_how_many_how_large_and_how_long(tmp_path):
+    told = _preview("export_tokens", tmp_path, "experiments/export_tokens.gin")
+    assert "2,000 clips of up to 6 s, split 'train', seed 0: about 356 MB, 9 minutes" in told
+    assert f"manifest.json in {tmp_path / 'validation'} (fresh)" in told
+
+
 def test_an_adaptation_is_compared_with_what_it_started_from(tmp_path):
     for settings, name in (((), "beside shipped,"), (("MODEL = 'plus-small'",), "plus-small,")):
         told = _preview("quickstart", tmp_path, "experiments/adapt.gin", bindings=settings)
@@ -124,8 +130,8 @@ def test_help_teaches_with_examples():
     [
         (
             ("--run_mode=trian",),
-            "--run_mode=trian is unknown; choose among train, eval, inspect, generate, release, "
-            "quickstart; did you mean 'train'?",
+            "--run_mode=trian is unknown; choose among train, eval, inspect, generate, "
+            "export_tokens, release, quickstart; did you mean 'train'?",
         ),
         (("--dryrun",), "Unknown command line flag 'dryrun'. Did you mean: dry_run ?; see --help"),
         (("--num_processes=two",), "flag --num_processes=two: invalid literal"),
