@@ -48,19 +48,29 @@ class TensorEntry:
 
 
 class GgufFile:
-    """An open file: `metadata`, `tensors` by name, and `read(name)`."""
+    """A file: `metadata`, `tensors` by name, and `read(name)`.
 
-    def __init__(self, path: Path):
-        self.path = path
-        with path.open("rb") as stream:
-            head = stream.read(len(MAGIC))
-            if head != MAGIC:
-                raise InputError(f"{path} is no GGUF file: it begins with {head!r}")
-            self._data = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+    data: its bytes or a map of them; path: for messages.
+    """
+
+    def __init__(self, data: bytes | mmap.mmap, path: Path):
+        self.path, self._data = path, data
+        if data[: len(MAGIC)] != MAGIC:
+            raise InputError(f"{path} is no GGUF file: it begins with {data[: len(MAGIC)]!r}")
         try:
             self._parse(_Cursor(self._data, len(MAGIC)))
         except (struct.error, UnicodeDecodeError, KeyError) as error:
             raise InputError(f"{path} is damaged or cut off: {error}") from error
+
+    @classmethod
+    def open(cls, *parts: Path) -> GgufFile:
+        """One file, mapped into memory; or one in several parts, read whole."""
+        if len(parts) > 1:
+            return cls(b"".join(part.read_bytes() for part in parts), parts[0])
+        if parts[0].stat().st_size == 0:
+            raise InputError(f"{parts[0]} is empty")
+        with parts[0].open("rb") as stream:
+            return cls(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ), parts[0])
 
     def _parse(self, cursor: _Cursor) -> None:
         version, tensors, entries = cursor.scalar("I"), cursor.scalar("Q"), cursor.scalar("Q")
@@ -107,7 +117,7 @@ class GgufFile:
 class _Cursor:
     """A place in the bytes of a file, moved on by reading."""
 
-    def __init__(self, data: mmap.mmap, at: int):
+    def __init__(self, data: bytes | mmap.mmap, at: int):
         self._data, self.at = data, at
 
     def scalar(self, code: str) -> Any:

@@ -11,8 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from llm_bridge.backbones.bpe import ByteLevelTokenizer
 from llm_bridge.backbones.gguf import GgufFile
-from llm_bridge.backbones.smollm import WEIGHTS, ByteLevelTokenizer, SmolLMBackbone, half_split
+from llm_bridge.backbones.gguf_weights import half_split
+from llm_bridge.backbones.smollm import WEIGHTS, SmolLMBackbone
 from spatial_core.errors import InputError
 from spatial_core.nn.functional import Functional
 
@@ -44,7 +46,7 @@ def small_file(tmp_path):
 
 def test_reader_agrees_with_the_reference_writer(small_file):
     path, matrix = small_file
-    file = GgufFile(path)
+    file = GgufFile.open(path)
     assert file.metadata["general.architecture"] == "llama"
     assert file.metadata["llama.block_count"] == 2
     assert file.metadata["tokenizer.ggml.tokens"] == ["a", "é", "<x>"]
@@ -61,18 +63,18 @@ def test_broken_files_are_refused(small_file, tmp_path):
     cut = tmp_path / "cut.gguf"
     cut.write_bytes(data[:100])
     with pytest.raises(InputError, match="cut off"):
-        GgufFile(cut)
+        GgufFile.open(cut)
     cut.write_bytes(data[:-400])
     with pytest.raises(InputError, match="cut off"):
-        GgufFile(cut).read("plain")
+        GgufFile.open(cut).read("plain")
     cut.write_bytes(b"PK" + data[2:])
     with pytest.raises(InputError, match="no GGUF file"):
-        GgufFile(cut)
+        GgufFile.open(cut)
     cut.write_bytes(data[:4] + (9).to_bytes(4, "little") + data[8:])
     with pytest.raises(InputError, match="version 9"):
-        GgufFile(cut)
+        GgufFile.open(cut)
     with pytest.raises(InputError, match="another kind of model"):
-        GgufFile(path).read("token_embd.weight")
+        GgufFile.open(path).read("token_embd.weight")
 
 
 def test_half_split_moves_neighbours_apart():
@@ -110,7 +112,7 @@ def test_any_text_comes_back_without_special_ids(text):
 def test_prompt_is_the_chat_template_of_the_file():
     backbone = SmolLMBackbone()
     before, after = backbone.prompt("Be brief.", "Who is there?")
-    names = GgufFile(WEIGHTS.locate()).metadata["tokenizer.ggml.tokens"]
+    names = GgufFile.open(WEIGHTS.locate()).metadata["tokenizer.ggml.tokens"]
     shown = "".join(names[i] for i in before + after).replace("Ġ", " ").replace("Ċ", "\n")
     assert shown == (
         "<|im_start|>system\nBe brief.<|im_end|>\n"
