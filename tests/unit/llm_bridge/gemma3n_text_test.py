@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,17 +13,18 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from llm_bridge.backbones.gemma3n.config import Gemma3nTextConfig, e2b, e4b, small_text
-from llm_bridge.backbones.gemma3n.names import EMBEDDER, TEXT, hf_linear_name, text_places
-from llm_bridge.backbones.gemma3n.text import PARTITION_RULES, Gemma3nText
-from llm_bridge.lora import LoraConfig, attach, check_first_gradients
-from spatial_core.errors import InputError
+from llm_bridge.backbones.gemma3n.config import Gemma3nTextConfig
+from llm_bridge.backbones.gemma3n.names import TEXT, hf_linear_name, text_places
+from llm_bridge.backbones.gemma3n.text import Gemma3nText
+from llm_bridge.lora import LoraConfig, attach
 from spatial_core.nn.functional import Functional
-from spatial_core.train.partition import MeshConfig, make_mesh, param_specs, path_name
+from spatial_core.train.partition import path_name
 from tests.golden import make_gemma3n_text as golden
 
 # float32 sums of some hundred terms in another order, through 15 layers: logits are of order 1.
 LOGITS = 1e-4
+# Compile faster, run slower.
+QUICK = {"xla_backend_optimization_level": 0}
 
 
 @pytest.fixture(scope="module", params=["golden", pytest.param("live", marks=pytest.mark.slow)])
@@ -72,8 +73,8 @@ class Model:
         self.config = config
         self.bound = Functional(lambda rngs: Gemma3nText(config, rngs))
         self.params = drawn(config)
-        self._logits = jax.jit(self._forward)
-        self.greedy = jax.jit(self._greedy)
+        self._logits = jax.jit(self._forward, compiler_options=QUICK)
+        self.greedy = jax.jit(self._greedy, compiler_options=QUICK)
 
         self.embed = jax.jit(lambda params, ids: self.bound.bind(params).embed(ids))
 
@@ -218,7 +219,7 @@ def test_adapters_are_those_of_peft(
     params = merged(model.params, nested(flat))
     ids = golden.text_ids()
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=QUICK)
     def logits(params: Any) -> Any:
         module = bound.bind(params)
         valid = jnp.ones(ids.shape, bool)
