@@ -14,7 +14,10 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from llm_bridge import lora
-from llm_bridge.lora import DECODER
+from llm_bridge.backbones.gemma3n.config import small_text
+from llm_bridge.backbones.gemma3n.names import hf_linear_name
+from llm_bridge.backbones.gemma3n.text import Gemma3nText
+from llm_bridge.lora import DECODER, LoraConfig
 from llm_bridge.peft_format import (
     CONFIG_FILE,
     TENSOR_FILE,
@@ -25,6 +28,7 @@ from llm_bridge.peft_format import (
 )
 from spatial_core.errors import InputError
 from spatial_core.io.export import unflatten_tree
+from spatial_core.nn.functional import Functional
 from spatial_core.train.task import merge_params
 from tests.golden import make_peft_llama as golden
 from tests.unit.llm_bridge import llama
@@ -182,6 +186,30 @@ def test_parameters_without_adapters_are_not_exported(tmp_path):
         export_adapters(tmp_path, base(), config(), decoder_names, "")
     with pytest.raises(InputError, match="has no counterpart"):
         decoder_names("audio/out", ())
+
+
+def test_names_of_a_backbone_with_layers_of_several_kinds(tmp_path):
+    """Gemma 3n's layers lie in three stacks; every adapter comes back from its Hugging Face name."""
+    sizes = small_text()
+    settings = LoraConfig(rank=2)
+
+    def build(rngs):
+        model = Gemma3nText(sizes, rngs)
+        lora.attach(model, settings, rngs)
+        return model
+
+    like = lora.adapters_of(jax.eval_shape(Functional(build).init, jax.random.key(0)))
+    rng = np.random.default_rng(0)
+    adapters = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), like)
+    names = functools.partial(hf_linear_name, sizes)
+    export_adapters(tmp_path, adapters, settings, names, "google/gemma-3n-E4B-it")
+    found = read_peft(tmp_path)
+    last = "model.language_model.layers.14.mlp.up_proj.lora_A.weight"
+    np.testing.assert_array_equal(
+        found.tensors[last], adapters["shared"]["mlp"]["up"]["lora_a"][4].T
+    )
+    again = import_adapters(found, like, names)
+    jax.tree.map(np.testing.assert_array_equal, again, adapters)
 
 
 @pytest.mark.slow
