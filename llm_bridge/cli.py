@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The `spatial-ask` command: a question about a recording, and the answer as it is made."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from spatial_core.errors import InputError
+
+if TYPE_CHECKING:
+    from llm_bridge.api import BridgeModel, Heard
+
+_DESCRIPTION = """Ask about a recording of a microphone array in plain words.
+
+You stand at the centre of the array and look along its +y axis: +x is right, -x left. In answers
+azimuth 0 is right, 90 in front, 180 left and 270 behind you."""
+_EPILOG = """what can be asked:
+  where somebody is           "Where are they all standing?"
+  yes or no                   "Is somebody talking to the left of me?"
+                              "Is the voice I hear first at the smaller range?"
+  who says what, and where    "Who says what, and from where?"
+  the words of one talker     "What does the one on my left say?"
+
+examples:
+  spatial-ask room.wav --mics respeaker_4mic "Where is the voice?"
+  spatial-ask room.wav --mics my_array.json "Who is on my left, and what do they say?"
+  spatial-ask meeting.wav --mics my_array.json --start 60 --seconds 20 "Who says what, and from where?"
+  spatial-ask room.wav --mics my_array.json < questions.txt          # one question a line
+
+Which of the four kinds a question is, is guessed from its words; --task says it outright. At most 30 s
+are heard at once: choose them with --start and --seconds. Where the talkers are, without a language
+model and every 160 ms: `phasecoder localize`.
+Exit codes: 0 done, 2 the input cannot be used, 130 stopped by Ctrl-C.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Answer; returns the exit code (0 done, 2 unusable input, 130 interrupted)."""
+    arguments = build_parser().parse_intermixed_args(argv)
+    try:
+        return _run(arguments)
+    except InputError as error:
+        return _fail(str(error))
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        return _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+    except KeyboardInterrupt:
+        return 130
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line; the documentation's flags are tested against it."""
+    parser = argparse.ArgumentParser(
+        prog="spatial-ask",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "audio", metavar="AUDIO", help="wav, flac, ogg, mp3 or aiff; one channel each mic"
+    )
+    parser.add_argument(
+        "question", metavar="QUESTION", nargs="?", help="left out: questions are read line by line"
+    )
+    parser.add_argument(
+        "--mics", required=True, metavar="ARRAY", help="preset name or JSON file of positions"
+    )
+    parser.add_argument(
+        "--model", metavar="DIR", help="a trained bridge: a run or a release; default: the shipped"
+    )
+    parser.add_argument(
+        "--encoder", metavar="DIR", help="the encoder it was trained with; default: the shipped"
+    )
+    parser.add_argument(
+        "--task",
+        type=int,
+        choices=(1, 2, 3, 4),
+        help="1 where, 2 yes or no, 3 who says what and where, 4 the words of one talker",
+    )
+    parser.add_argument("--start", type=float, default=0.0, metavar="SECONDS", help="begin there")
+    parser.add_argument("--seconds", type=float, metavar="SECONDS", help="hear so much, up to 30")
+    parser.add_argument(
+        "--max-new", type=int, default=160, metavar="IDS", help="length of the answer (160)"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON instead of text")
+    return parser
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from llm_bridge.api import load_model
+    from llm_bridge.routing import check_task
+
+    if arguments.question is not None:
+        check_task(arguments.task, arguments.question)
+    if arguments.max_new < 1:
+        raise InputError(f"--max-new {arguments.max_new}: give at least 1")
+    model = load_model(arguments.model, arguments.encoder)
+    heard = model.hear(
+        arguments.audio, arguments.mics, start=arguments.start, seconds=arguments.seconds
+    )
+    for question in _questions(arguments.question):
+        _answer(model, heard, question, arguments)
+    if not arguments.json:
+        for note in heard.notes:
+            print(f"Note: {note}.")
+    return 0
+
+
+def _answer(model: BridgeModel, heard: Heard, question: str, arguments: argparse.Namespace) -> None:
+    """Prints one answer, its text while it is being made."""
+    pieces = []
+    for piece in model.stream(heard, question, arguments.task, arguments.max_new):
+        pieces.append(piece)
+        if not arguments.json:
+            print(piece, end="", flush=True)
+    answer = model.answer(heard, question, "".join(pieces), arguments.task)
+    if arguments.json:
+        print(answer.to_json(), flush=True)
+        return
+    print()
+    for line in filter(None, answer.explain().splitlines()):
+        print(f"  {line}")
+    for problem in answer.problems:
+        print(f"  Unclear: {problem}.")
+
+
+def _questions(given: str | None) -> Iterator[str]:
+    """The one of the command line, else those of standard input."""
+    if given is not None:
+        yield given
+        return
+    asked = sys.stdin.isatty()
+    while True:
+        if asked:
+            print("? ", end="", flush=True)
+        line = sys.stdin.readline()
+        if not line:
+            return
+        if line.strip():
+            yield line.strip()
+
+
+def _fail(message: str) -> int:
+    print(f"spatial-ask: error: {message}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A trained bridge as a model that answers: from a training run's folder, a release, or the package."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from llm_bridge.adapters import RELEASE, SavedBridge, load_bridge, model_metadata
+from llm_bridge.protocol import Backbone
+from llm_bridge.task import BridgeTask
+from spatial_core.errors import InputError
+from spatial_core.train.checkpoint import Checkpoints
+from spatial_core.train.task import merge_params
+from spatial_core.typing import Params
+
+# Backbones by the name of their class, as a run's config.json and a release name them.
+BACKBONES = {
+    "TinyBackbone": "llm_bridge.backbones.tiny",
+    "SmolLMBackbone": "llm_bridge.backbones.smollm",
+    "Gemma3Backbone": "llm_bridge.backbones.gemma3",
+    "Gemma3nBackbone": "llm_bridge.backbones.gemma3n.backbone",
+}
+_SHIPPED = Path(__file__).parent / "pretrained"
+DEFAULT_NAME = "tiny"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A bridge with all of its parameters, those of the language model included.
+
+    saved: what it was read from, its metadata and training.
+    """
+
+    task: BridgeTask
+    params: Params
+    saved: SavedBridge
+
+    @property
+    def name(self) -> str:
+        """For tables and messages."""
+        return f"{self.saved.path.name}, step {self.saved.step}"
+
+    def trained_with(self, key: str, default: Any) -> Any:
+        """A setting of the questions it was trained on, such as `style` or `book`."""
+        return dict(self.saved.training.get("data") or {}).get(key, default)
+
+
+def shipped() -> dict[str, Path]:
+    """The bridges inside the package, by name."""
+    return {path.parent.name: path.parent for path in sorted(_SHIPPED.glob(f"*/{RELEASE.config}"))}
+
+
+def resolve(model: str | Path | None) -> Path:
+    """The folder of a bridge: a path, the name of a shipped one, or None for the default."""
+    known = shipped()
+    if model is None:
+        if not known:
+            raise InputError(
+                "no trained bridge ships with this installation: train one "
+                "(--run_mode=train --gin_file=experiments/bridge_tiny.gin) and give its folder as model"
+            )
+        return known.get(DEFAULT_NAME) or next(iter(known.values()))
+    if str(model) in known:
+        return known[str(model)]
+    path = Path(model)
+    if not path.is_dir():
+        names = ", ".join(known) or "none in this installation"
+        raise InputError(f"model {str(model)!r} is neither a folder nor a shipped bridge ({names})")
+    return path
+
+
+def load(
+    model: str | Path | None = None,
+    which: str | int | None = None,
+    backbone: Mapping[str, Any] | None = None,
+) -> Trained:
+    """A trained bridge, ready to answer.
+
+    Args:
+        model: folder of a training run or of a release, the name of a shipped bridge, None for the
+            shipped default.
+        which: "latest", "best" or a step of a run; None: the best if one is marked, else the latest.
+        backbone: settings that differ here from training, such as where the weights are.
+
+    InputError: no such bridge, a damaged one, one of another base model than is here (with both
+    digests), missing weights.
+    """
+    path = resolve(model)
+    saved = load_bridge(path, which=_which(path) if which is None else which)
+    built = build_backbone({**saved.backbone, **(backbone or {})}, str(path))
+    saved.require(model_metadata(built, saved.lora))
+    task = BridgeTask(built, lora=saved.lora)
+    trained = saved.fitted(jax.eval_shape(task.init, jax.random.key(0)))
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    shapes = flatten_dict(task.frozen_shapes(), sep="/")
+    frozen = task.load_frozen(unflatten_dict(dict.fromkeys(shapes, here), sep="/"))
+    return Trained(task, merge_params(jax.device_put(trained, here), frozen), saved)
+
+
+def build_backbone(settings: Mapping[str, Any], where: str = "the settings") -> Backbone:
+    """The language model that settings (JSON values, its class under "class") describe.
+
+    where: named in errors. InputError for an unknown class or settings that it does not have.
+    """
+    kind = settings.get("class")
+    if kind not in BACKBONES:
+        raise InputError(
+            f"{where}: the language model is a {kind!r}; known are {', '.join(BACKBONES)}"
+        )
+    return _rebuilt(settings, importlib.import_module(BACKBONES[str(kind)]), where)  # type: ignore[no-any-return]
+
+
+def _which(path: Path) -> str:
+    runs = (path / "checkpoints").is_dir()
+    return "best" if runs and Checkpoints(path).best() is not None else "latest"
+
+
+def _rebuilt(value: Any, module: Any, where: str) -> Any:
+    """Dataclasses from {"class": name, field: value}, tuples from lists, the rest as it is."""
+    if isinstance(value, list):
+        return tuple(_rebuilt(item, module, where) for item in value)
+    if not isinstance(value, Mapping) or "class" not in value:
+        return value
+    cls: Any = getattr(module, str(value["class"]), None)
+    if cls is None or not dataclasses.is_dataclass(cls):
+        raise InputError(f"{where}: {module.__name__} has no {value['class']!r}")
+    fields = {field.name for field in dataclasses.fields(cls) if field.init}
+    given = {name: item for name, item in value.items() if name != "class"}
+    unknown = sorted(given.keys() - fields)
+    if unknown:
+        raise InputError(
+            f"{where}: {value['class']} has no {', '.join(unknown)}; it was written by another version"
+        )
+    return cls(**{name: _rebuilt(item, module, where) for name, item in given.items()})
