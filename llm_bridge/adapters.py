@@ -84,8 +84,7 @@ class SavedBridge:
 def model_metadata(backbone: Backbone, lora: LoraConfig | None) -> dict[str, Any]:
     """What a bridge depends on in its language model, JSON values.
 
-    `base_digest` is the backbone's `weights_digest` if it has one; empty if its name alone pins the
-    weights, or where they are all trained.
+    `base_digest` is empty for a model that is trained from scratch. Weights may be read for it.
     """
     adapters = None
     if lora is not None:
@@ -94,7 +93,7 @@ def model_metadata(backbone: Backbone, lora: LoraConfig | None) -> dict[str, Any
     described: dict[str, Any] = export.to_json(
         {
             "base_model": backbone.name,
-            "base_digest": getattr(backbone, "weights_digest", ""),
+            "base_digest": backbone.weights_digest,
             "ids": backbone.ids,
             "lora": adapters,
             "audio_encoder": audio,

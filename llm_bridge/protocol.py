@@ -136,6 +136,11 @@ class Backbone(Protocol):
         """Pretrained parameters, nested dict of numpy arrays; None: it is trained from scratch."""
         ...
 
+    @property
+    def weights_digest(self) -> str:
+        """What its pretrained parameters are known by; empty if it is trained from scratch."""
+        ...
+
     def prompt(self, system: str, user: str) -> tuple[list[int], list[int]]:
         """Ids in front of the soft tokens and behind them, up to where the answer begins."""
         ...

@@ -119,6 +119,11 @@ class TinyBackbone:
         return text(system) if self.system else [], [of("user"), *text(user), of("model")]
 
     @property
+    def weights_digest(self) -> str:
+        """None: it is trained from scratch."""
+        return ""
+
+    @property
     def audio_identity(self) -> tuple[str, str]:
         """Its sizes say all there is to know of it."""
         return "log-mel", f"{MELS} mels, frame {FRAME}, hop {FRAME_HOP}, 1"
