@@ -12,12 +12,16 @@ from spatial_core.config import gin_setup
 CONFIGURABLES: dict[str, tuple[str, ...]] = {
     "spatial_core.train.config": ("TrainConfig",),
     "spatial_core.train.optim": ("OptimizerConfig",),
+    "spatial_core.train.precompile": ("precompile",),
     "spatial_core.train.partition": ("MeshConfig",),
+    "spatial_core.train.on_device": ("OnDeviceTask",),
     "spatial_core.geometry.arrays": ("load_array",),
     "spatial_core.sim.rooms": ("RoomConfig",),
     "spatial_core.sim.scene": ("SceneConfig",),
     "spatial_core.sim.inspect": ("inspect_scenes",),
+    "spatial_core.sim.jax_engine": ("JaxSimulator",),
     "spatial_core.data.pipeline": ("SceneStream",),
+    "spatial_core.data.device": ("DeviceStream",),
     "spatial_core.data.bank": ("BankConfig", "BankStream"),
     "spatial_core.data.sources": ("SourceSpec",),
     "spatial_core.eval.loop": ("EvalConfig",),
@@ -32,10 +36,14 @@ CONFIGURABLES: dict[str, tuple[str, ...]] = {
     "llm_bridge.conversations": ("ConversationConfig",),
     "llm_bridge.tokens.clips": ("ConversationSource", "RecordingSource"),
     "llm_bridge.tokens.export": ("ExportConfig",),
+    "llm_bridge.evaluate": ("BridgeEvalConfig",),
     "llm_bridge.task": ("BridgeTask",),
     "llm_bridge.stream": ("QuestionStream",),
     "llm_bridge.lora": ("LoraConfig",),
     "llm_bridge.backbones.tiny": ("TinyBackbone",),
+    "llm_bridge.backbones.smollm": ("SmolLMBackbone",),
+    "llm_bridge.backbones.gemma3": ("Gemma3Backbone",),
+    "llm_bridge.backbones.gemma3n.backbone": ("Gemma3nBackbone",),
 }
 
 

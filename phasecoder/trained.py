@@ -13,6 +13,7 @@ from phasecoder.task import PhaseCoderTask, config_from_json
 from spatial_core.errors import InputError
 from spatial_core.io import export
 from spatial_core.train.checkpoint import Checkpoints
+from spatial_core.train.on_device import OnDeviceTask
 
 
 def load_run(folder: str | Path) -> Encoder:
@@ -25,6 +26,8 @@ def load_run(folder: str | Path) -> Encoder:
     if not path.is_file():
         raise InputError(f"{folder} is not the folder of a training run: it has no config.json")
     described = json.loads(path.read_text()).get("task", {})
+    if described.get("class") == OnDeviceTask.__name__:
+        described = described["task"]
     if described.get("class") != PhaseCoderTask.__name__:
         raise InputError(f"{folder} trained a {described.get('class')}, not a PhaseCoder encoder")
     model = {name: value for name, value in described["model"].items() if name != "class"}
