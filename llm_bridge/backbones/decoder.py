@@ -78,11 +78,9 @@ class DecoderConfig:
         if self.activation not in ACTIVATIONS:
             raise ValueError(f"activation {self.activation!r}: one of {sorted(ACTIVATIONS)}")
 
-    def linear(self, inputs: int, outputs: int, rngs: nnx.Rngs, bias: bool = False) -> Linear:
-        """A linear map in this model's number formats."""
-        return Linear(
-            inputs, outputs, bias=bias, dtype=self.dtype, param_dtype=self.param_dtype, rngs=rngs
-        )
+    def linear(self, inputs: int, outputs: int, rngs: nnx.Rngs) -> Linear:
+        """A linear map without bias in this model's number formats."""
+        return Linear(inputs, outputs, dtype=self.dtype, param_dtype=self.param_dtype, rngs=rngs)
 
     def norm(self, width: int) -> RMSNorm:
         """A norm in this model's number formats."""
@@ -152,11 +150,13 @@ class AudioProjection(nnx.Module):
     """The mono audio encoder's output as soft tokens: one linear map, or two around a GELU."""
 
     def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs):
+        def linear(inputs: int, outputs: int) -> Linear:
+            # Trained even where the rest is frozen, so float32 whatever the weights are.
+            return Linear(inputs, outputs, bias=True, dtype=config.dtype, rngs=rngs)
+
         inner = config.audio_hidden
-        self.inner = nnx.data(
-            None if inner is None else config.linear(config.audio_width, inner, rngs, bias=True)
-        )
-        self.out = config.linear(inner or config.audio_width, config.width, rngs, bias=True)
+        self.inner = nnx.data(None if inner is None else linear(config.audio_width, inner))
+        self.out = linear(inner or config.audio_width, config.width)
         self.scale = config.audio_scale
 
     def __call__(self, x: Float[Array, "b k a"]) -> Float[Array, "b k d"]:

@@ -7,6 +7,7 @@ hold it are uploads by a third party. Gemma Team 2025.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -19,7 +20,7 @@ from llm_bridge.backbones.decoder import Decoder, DecoderConfig
 from llm_bridge.backbones.gguf import GgufFile
 from llm_bridge.backbones.gguf_weights import read_decoder
 from llm_bridge.backbones.packaged import PackagedFile
-from llm_bridge.backbones.whisper import FEATURES, whisper_tiny_encoder
+from llm_bridge.backbones.whisper import FEATURES, whisper_identity, whisper_tiny_encoder
 from llm_bridge.protocol import AudioEncoder, SoftTokenIds
 
 DIGESTS = (
@@ -122,6 +123,16 @@ class Gemma3Backbone:
         """System text, soft tokens, question and `Answer:`, each on lines of its own."""
         text = self.tokenizer.encode
         return [2, *text(f"{system}\n\n" if system else "")], text(f"\n\n{user}\nAnswer:\n")
+
+    @property
+    def weights_digest(self) -> str:
+        """SHA-256 of the four parts' SHA-256."""
+        return hashlib.sha256("".join(DIGESTS).encode()).hexdigest()
+
+    @property
+    def audio_identity(self) -> tuple[str, str]:
+        """Name and digest of the mono encoder."""
+        return whisper_identity(self.audio_block)
 
     def audio_encoder(self) -> AudioEncoder:
         """Whisper tiny."""

