@@ -21,12 +21,20 @@ from llm_bridge.adapters import (
 )
 from llm_bridge.backbones.gemma3n.weights import text_digest
 from llm_bridge.backbones.tiny import TinyBackbone
-from llm_bridge.lora import LoraConfig
+from llm_bridge.lora import LoraConfig, check_first_gradients
+from llm_bridge.stream import QuestionStream
 from llm_bridge.task import BridgeTask
+from llm_bridge.tokens import manifest as manifests
 from spatial_core.config import resolved
 from spatial_core.errors import InputError
 from spatial_core.io.export import flatten_tree, read_release
+from spatial_core.nn.functional import Functional
 from spatial_core.train.checkpoint import Checkpoints, tree_digest
+from spatial_core.train.config import TrainConfig
+from spatial_core.train.loop import train
+from spatial_core.train.task import merge_params
+from tests.unit.llm_bridge.released import DIGEST as ENCODER_OF_SET
+from tests.unit.llm_bridge.released import token_set
 
 ENCODER, OTHER = "a1" * 32, "b2" * 32
 LORA = LoraConfig(rank=2, alpha=8.0, targets="layers")
@@ -209,3 +217,77 @@ def test_gemma_3n_is_known_by_its_values_not_by_its_files(tmp_path):
     assert digest("c", kept) == first, "a file without keys that no layer reads"
     other = {**tensors, layer + "input_layernorm.weight": np.ones(64, jnp.bfloat16)}
     assert digest("d", other) != first
+
+
+@dataclasses.dataclass(frozen=True)
+class FrozenTiny(TinyBackbone):
+    """`tiny` as if it had been published: its weights are drawn here and stay as they are."""
+
+    layers: int = 2
+    width: int = 48
+    heads: int = 2
+    kv_heads: int = 1
+    hidden: int = 64
+    trainable: str = ""
+
+    def load(self):
+        functional = Functional(self.build)
+        return jax.tree.map(np.asarray, jax.jit(functional.init)(jax.random.key(9)))
+
+
+@pytest.mark.slow
+def test_a_run_keeps_only_what_it_trains_and_goes_on_only_with_its_encoder(tmp_path):
+    shapes = dict(soft=8, length=96, answer_length=64)
+    backbone = FrozenTiny()
+    task = BridgeTask(backbone, LoraConfig(rank=2), **shapes)
+    stream = QuestionStream(
+        tokens=str(token_set(tmp_path / "tokens" / "train").parent),
+        backbone=backbone,
+        batch_size=4,
+        style="brief",
+        **shapes,
+    )
+    config = TrainConfig(task=task, data=stream, steps=2)
+    result = train(config, tmp_path / "run")
+    trained = flatten_tree(result.params)
+    assert {path.split("/")[0] for path in trained} == {"projector", "model"}
+    assert all("lora_" in path for path in trained if path.startswith("model/"))
+    bridge = load_bridge(tmp_path / "run")
+    assert bridge.step == 2 and bridge.backbone["class"] == "FrozenTiny"
+    assert bridge.metadata["encoder_digest"] == ENCODER_OF_SET
+    manifest = json.loads(
+        (tmp_path / "run" / "checkpoints" / "00000002" / "manifest.json").read_text()
+    )
+    assert not any("kernel" in leaf and "projector" not in leaf for leaf in manifest["leaves"])
+    # The content of the folder of tokens changes, its name does not.
+    folder = tmp_path / "tokens" / "train"
+    found = manifests.load(folder)
+    manifests.save(dataclasses.replace(found, encoder={"name": "level", "digest": OTHER}), folder)
+    with pytest.raises(InputError) as caught:
+        train(dataclasses.replace(config, data=dataclasses.replace(stream)), tmp_path / "run")
+    assert f"encoder_digest: '{ENCODER_OF_SET}' -> '{OTHER}'" in str(caught.value)
+
+
+@pytest.mark.slow
+def test_the_first_step_of_a_real_task_moves_every_b_and_no_a(tmp_path):
+    shapes = dict(soft=8, length=96, answer_length=64)
+    task = BridgeTask(FrozenTiny(), LoraConfig(rank=2), **shapes)
+    stream = QuestionStream(
+        tokens=str(token_set(tmp_path / "tokens" / "train").parent),
+        backbone=task.backbone,
+        batch_size=4,
+        style="brief",
+        **shapes,
+    )
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    frozen = task.load_frozen(jax.tree.map(lambda _: here, task.frozen_shapes()))
+    batch = {name: stream.batch(0)[name] for name in task.example_batch(4)}
+
+    @jax.jit
+    def gradients(trained):
+        def loss(trained):
+            return task.loss(merge_params(trained, frozen), batch, jax.random.key(1), True)[0]
+
+        return jax.grad(loss)(trained)
+
+    check_first_gradients(gradients(jax.jit(task.init)(jax.random.key(0))))
