@@ -59,7 +59,7 @@ def load_clips(
     name, digest = backbone.audio_identity
     audio = AudioCache(found, backbone.audio_encoder, name=name, digest=digest, source=source)
     count = len(found) if limit is None else min(limit, len(found))
-    records = [found[i] for i in range(count)]
+    records = [found.without_audio(i) for i in range(count)]
     return Clips(
         tuple(record.tokens for record in records),
         [audio[i] for i in range(count)],

