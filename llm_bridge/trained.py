@@ -130,7 +130,7 @@ def _rebuilt(value: Any, module: Any, where: str) -> Any:
     if not isinstance(value, Mapping) or "class" not in value:
         return value
     cls: Any = getattr(module, str(value["class"]), None)
-    if cls is None or not dataclasses.is_dataclass(cls):
+    if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
         raise InputError(f"{where}: {module.__name__} has no {value['class']!r}")
     fields = {field.name for field in dataclasses.fields(cls) if field.init}
     given = {name: item for name, item in value.items() if name != "class"}

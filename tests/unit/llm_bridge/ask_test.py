@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Questions about recordings: what reaches the model, how its answers are read, what is refused."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import soundfile
+
+import llm_bridge
+from llm_bridge import api, cli
+from llm_bridge.api import BridgeModel, Spoken, ask, ask_stream
+from llm_bridge.qa.book import QuestionBook
+from llm_bridge.routing import guess_task
+from llm_bridge.trained import load, resolve
+from spatial_core.data.records import HOP, SAMPLE_RATE
+from spatial_core.errors import InputError
+from tests.unit.llm_bridge.released import BACKBONE, LevelEncoder, release
+
+MICS = "tetrahedron"
+RNG = np.random.default_rng(0)
+SOUND = (0.02 * RNG.standard_normal((4, SAMPLE_RATE))).astype(np.float32)
+LEFT = "What does the one on my left say?"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return release(tmp_path_factory.mktemp("release") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def model(folder):
+    return BridgeModel(load(folder), LevelEncoder())  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def says(model, monkeypatch):
+    """Puts words into the model's mouth; the prompts it would have read are in the list given back."""
+
+    def put(*pieces: str):
+        asked = []
+
+        class Mouth:
+            def __init__(self, task, max_new, batch_size):
+                self.task = task
+
+            def stream(self, one, params):
+                asked.append(one)
+                assert len(one.row.prompt) <= self.task.length
+                yield from pieces
+
+        monkeypatch.setattr(api, "Generator", Mouth)
+        monkeypatch.setattr(model, "_generators", {})
+        return asked
+
+    return put
+
+
+def test_every_wording_of_the_book_goes_to_its_task():
+    book = QuestionBook.load()
+    for task, kinds in book.questions.items():
+        for wordings in kinds.values():
+            for wording in wordings:
+                text = wording.format(azimuth=40, distance="1.2", angle=60)
+                assert guess_task(text) == task, text
+
+
+@pytest.mark.parametrize(
+    ("question", "task"),
+    [
+        ("Who is on my left, and what do they say?", 4),
+        ("Where is the talker?", 1),
+        ("How far away is the speaker?", 1),
+        ("Is anyone behind me?", 2),
+        ("Is speaker 1 to the left of speaker 2?", 2),
+        ("Transcribe everything you hear and tell me where each speaker is located.", 3),
+        ("Transcribe the person closer to me.", 4),
+        ("what is being said", 3),
+    ],
+)
+def test_other_words_are_understood(question, task):
+    assert guess_task(question) == task
+
+
+def test_what_reaches_the_model(model, says):
+    asked = says("[So it ", "is.]")
+    heard = model.hear(SOUND, MICS, SAMPLE_RATE)
+    answer = ask(SOUND, MICS, f" {LEFT}\n", model, sample_rate=SAMPLE_RATE)
+    one = asked[0]
+    assert one.row.soft == len(one.tokens) == len(one.audio) == 7  # 1 s in steps of 160 ms
+    np.testing.assert_array_equal(one.tokens, heard.tokens)
+    ids = BACKBONE.prompt("", LEFT)[1]
+    assert list(one.row.prompt[-len(ids) :]) == ids
+    assert answer.text == str(answer) == "[So it is.]" and answer.task == 4
+    assert answer.talkers == (Spoken(words="So it is."),) and answer.problems == ()
+    assert answer.seconds == pytest.approx(1.0) and answer.array_name == MICS
+
+
+def test_the_mono_sound_has_the_level_of_training(model, monkeypatch):
+    """RMS 0.05 whatever the recorder's gain; the mean of the channels."""
+    levels = []
+
+    def ear(mono):
+        levels.append(float(np.sqrt(np.mean(mono**2))))
+        return np.zeros((-(-len(mono) // HOP), BACKBONE.audio_width), np.float32)
+
+    monkeypatch.setattr(model, "_mono", ear)
+    for gain in (1.0, 0.05):
+        model.hear(gain * SOUND, MICS, SAMPLE_RATE)
+    assert levels == pytest.approx([0.05, 0.05], rel=1e-3)
+
+
+def test_the_model_itself_answers_and_streams_the_same(model):
+    """Untrained it says nothing useful, but all of the way is walked."""
+    options = {"sample_rate": SAMPLE_RATE, "max_new": 8}
+    whole = ask(SOUND, MICS, "Where is the voice?", model, **options)
+    pieces = list(ask_stream(SOUND, MICS, "Where is the voice?", model, **options))
+    assert "".join(pieces) == whole.text
+    assert llm_bridge.ask is ask
+
+
+def test_answers_are_read_in_the_convention_of_questions(model, says):
+    says(
+        "azimuth_degrees_1=180, elevation_degrees_1=100, distance_meters_1=17, "
+        "azimuth_degrees_2=270, elevation_degrees_2=090, distance_meters_2=44"
+    )
+    answer = ask(SOUND, MICS, "Where is everybody?", model, sample_rate=SAMPLE_RATE)
+    assert answer.talkers == (Spoken(180.0, 10.0, 1.7), Spoken(270.0, 0.0, 4.4))
+    assert answer.explain().splitlines() == [
+        "left (180 degrees), 10 degrees up, 1.7 m off",
+        "behind (270 degrees), 4.4 m off",
+    ]
+    says("yes")
+    assert ask(SOUND, MICS, "Is it left?", model, sample_rate=SAMPLE_RATE).yes is True
+    says("perhaps")
+    unclear = ask(SOUND, MICS, "Is it left?", model, sample_rate=SAMPLE_RATE)
+    assert unclear.yes is None and "expected yes or no" in unclear.problems[0]
+    says("none")
+    assert ask(SOUND, MICS, LEFT, model, sample_rate=SAMPLE_RATE).talkers == ()
+    answer = ask(SOUND, MICS, LEFT, model, sample_rate=SAMPLE_RATE, task=2)
+    assert answer.task == 2 and json.loads(answer.to_json())["yes"] is None
+
+
+@pytest.mark.parametrize(
+    ("sound", "message"),
+    [
+        (SOUND[:3], "3 channels"),
+        (np.zeros((4, 0), np.float32), "no samples"),
+        (np.zeros((4, 8000), np.float32), "digital silence"),
+        (np.repeat(SOUND[:1], 4, axis=0), "identical"),
+        (np.tile(SOUND, 31), "longer than 30 s"),
+    ],
+)
+def test_unusable_recordings_are_refused(model, sound, message):
+    with pytest.raises(InputError, match=message):
+        ask(sound, MICS, LEFT, model, sample_rate=SAMPLE_RATE)
+
+
+def test_a_part_of_a_long_recording(model):
+    long = np.tile(SOUND, 31)
+    assert model.hear(long, MICS, SAMPLE_RATE, seconds=2).seconds == pytest.approx(2)
+    assert model.hear(long, MICS, SAMPLE_RATE, start=30.5).seconds == pytest.approx(0.5)
+    with pytest.raises(InputError, match="ends before start=40"):
+        model.hear(long, MICS, SAMPLE_RATE, start=40)
+    with pytest.raises(InputError, match="up to 30 s"):
+        model.hear(long, MICS, SAMPLE_RATE, seconds=31)
+
+
+def test_questions_that_cannot_be_asked_are_refused(model):
+    with pytest.raises(InputError, match="question is empty"):
+        ask(SOUND, MICS, " ", model, sample_rate=SAMPLE_RATE)
+    with pytest.raises(InputError, match=r"task is 5: choose among 1 \(where"):
+        ask(SOUND, MICS, LEFT, model, sample_rate=SAMPLE_RATE, task=5)
+
+
+def test_another_encoder_is_refused_with_both_digests(tmp_path):
+    other = release(tmp_path / "other", digest="f" * 64)
+    with pytest.raises(InputError, match=r"encoder_digest: 'ffff.* -> '(?!ffff)"):
+        BridgeModel(load(other), LevelEncoder())  # type: ignore[arg-type]
+
+
+def test_no_bridge_at_all_is_a_clear_error(tmp_path, monkeypatch):
+    monkeypatch.setattr("llm_bridge.trained._SHIPPED", tmp_path)
+    with pytest.raises(InputError, match="no trained bridge ships"):
+        resolve(None)
+
+
+@pytest.fixture
+def recording(tmp_path):
+    path = tmp_path / "room.wav"
+    soundfile.write(path, SOUND.T, SAMPLE_RATE, subtype="FLOAT")
+    return str(path)
+
+
+@pytest.fixture
+def command(folder, model, monkeypatch):
+    monkeypatch.setattr(api, "load_model", lambda *given: model)
+    return lambda *arguments: cli.main(list(arguments))
+
+
+def test_the_command_prints_the_answer_as_it_is_made(command, recording, says, capsys):
+    asked = says("azimuth_degrees_1=000, elevation_degrees_1=090, ", "distance_meters_1=12")
+    assert command(recording, "--mics", MICS, "Where is the voice?") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(
+        "azimuth_degrees_1=000, elevation_degrees_1=090, distance_meters_1=12"
+    )
+    assert lines[1] == "  right (0 degrees), 1.2 m off"
+    assert any("azimuth_2 is missing" in line for line in lines) and len(asked) == 1
+
+
+def test_the_command_as_json_and_with_questions_line_by_line(
+    command, recording, says, capsys, monkeypatch, tmp_path
+):
+    asked = says("yes")
+    assert command(recording, "--mics", MICS, "Is it left?", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["yes"] is True
+    questions = tmp_path / "questions.txt"
+    questions.write_text("Is it left?\n\nIs it right?\n")
+    with questions.open() as file:
+        monkeypatch.setattr("sys.stdin", file)
+        assert command(recording, "--mics", MICS) == 0
+    assert capsys.readouterr().out.splitlines()[:2] == ["yes", "yes"] and len(asked) == 3
+
+
+def test_mistakes_end_with_code_2_and_one_line(command, recording, capsys):
+    assert command("missing.wav", "--mics", MICS, LEFT) == 2
+    assert command(recording, "--mics", MICS, " ") == 2
+    assert command(recording, "--mics", "no_such_array", LEFT) == 2
+    errors = capsys.readouterr().err.splitlines()
+    assert len(errors) == 3 and all(line.startswith("spatial-ask: error: ") for line in errors)
