@@ -49,6 +49,9 @@ _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder for everything that is written; default: runs/NAME-OF-THE-GIN-FILE."
 )
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print what the run would be, and stop.")
+_TARGET = flags.DEFINE_string(
+    "target", None, "Machine of --run_mode=precompile, such as v5p-8 or h100-80g."
+)
 _COMPILE_CACHE = flags.DEFINE_string(
     "compile_cache",
     None,
@@ -86,6 +89,10 @@ def run(bindings: list[str]) -> int:
     mode = _mode(_RUN_MODE.value)
     if not _GIN_FILE.value:
         raise InputError(f"give --gin_file=EXPERIMENT. Shipped: {', '.join(_experiments())}")
+    if _TARGET.value:
+        if _RUN_MODE.value != "precompile":
+            raise InputError("--target is for --run_mode=precompile")
+        bindings = [*bindings, f"precompile.target = {_TARGET.value!r}"]
     configurables.register_all()
     gin_setup.parse(_GIN_FILE.value, bindings, roots=ROOTS)
     if not any(map(gin_setup.sets, mode.needs)):

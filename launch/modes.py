@@ -51,6 +51,21 @@ def _train(workdir: Path) -> int:
     return _exit_code(result)
 
 
+def _precompile(workdir: Path) -> int:
+    import jax
+
+    target = gin_setup.settings("precompile")["target"]
+    if target != "here":
+        # The TPU compiler's package would make jax look for a TPU here.
+        jax.config.update("jax_platforms", "cpu")
+    _say(f"compiling the training step for {target}: a minute or more")
+    report = gin_setup.build("precompile", config=gin_setup.build("TrainConfig")).text()
+    print(report)
+    workdir.mkdir(parents=True, exist_ok=True)
+    (workdir / f"{target}.txt").write_text(report + "\n", encoding="utf-8")
+    return 0
+
+
 def _evaluate(workdir: Path) -> int:
     report = gin_setup.build("EvalConfig").run(workdir)
     print(report.to_markdown())
@@ -156,6 +171,14 @@ MODES: dict[str, Mode] = {
         previews.train,
         ("TrainConfig",),
         "experiments/quickstart.gin",
+    ),
+    "precompile": Mode(
+        "say whether the training step fits a machine that is not here (--target)",
+        _precompile,
+        previews.precompile,
+        ("TrainConfig",),
+        "experiments/quickstart.gin",
+        also=("precompile",),
     ),
     "eval": Mode(
         "score models and baselines on the same clips",

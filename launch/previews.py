@@ -25,6 +25,21 @@ def train(workdir: Path, experiment: str) -> str:
     return dry_run(config, workdir, experiment)
 
 
+def precompile(workdir: Path, experiment: str) -> str:
+    """What would be compiled for which machine."""
+    from spatial_core.train import targets
+
+    config, target = gin_setup.build("TrainConfig"), gin_setup.settings("precompile")["target"]
+    machine = targets.find(target)
+    rows = [
+        ("experiment", f"{experiment} (compiles the training step of {config.task.name})"),
+        ("target", f"{machine.name}: {machine.devices} device(s)"),
+        ("batch", f"{config.data.batch_size:,} rows in {config.microbatches} part(s)"),
+        ("writes", f"{target}.txt in {workdir}"),
+    ]
+    return _with_settings(rows)
+
+
 def evaluate(workdir: Path, experiment: str) -> str:
     """Which models and baselines would be scored, on which clips."""
     config = gin_setup.build("EvalConfig")

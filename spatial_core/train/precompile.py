@@ -24,7 +24,7 @@ from spatial_core.train.dry_run import aligned_text, batch_shapes, shard_bytes
 from spatial_core.train.operations import product_flops
 from spatial_core.train.partition import MeshConfig
 from spatial_core.train.program import compile_program
-from spatial_core.train.targets import GIB, Target
+from spatial_core.train.targets import GIB, HERE, Target
 
 Row = tuple[str, str]
 
@@ -139,7 +139,7 @@ class Precompiled:
         return [("verdict", f"{'fits' if self.fits else 'does not fit'}: {share}{certain}")]
 
 
-def precompile(config: TrainConfig, target: str) -> Precompiled:
+def precompile(config: TrainConfig, target: str = HERE) -> Precompiled:
     """Compile the training step of `config` for a target; see `targets.names`.
 
     The mesh is the configured one if that has as many devices as the target, else all of them as
@@ -178,7 +178,7 @@ def precompile(config: TrainConfig, target: str) -> Precompiled:
 
 def _compiler(machine: Target) -> tuple[Sequence[jax.Device], str]:
     """Devices to compile for, and the name of what compiles."""
-    if machine.topology is not None or machine.name == targets.HERE:
+    if machine.topology is not None or machine.name == HERE:
         return targets.devices(machine), machine.name
     if targets.has_tpu_compiler():
         stand_in = targets.single_tpu()
