@@ -7,48 +7,22 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
 
-from llm_bridge.conversations import ConversationConfig
-from llm_bridge.tokens import clips as sources
-from llm_bridge.tokens import encode, export, record
+from llm_bridge.tokens import export, record
 from llm_bridge.tokens import manifest as manifests
 from llm_bridge.tokens.audio_cache import AudioCache
-from llm_bridge.tokens.clips import Clip, ConversationSource, RecordingSource, Source
+from llm_bridge.tokens.clips import ConversationSource, RecordingSource, Source
 from llm_bridge.tokens.export import ExportConfig, export_tokens
 from llm_bridge.tokens.record import HEADS, Talker, TokenRecord
 from llm_bridge.tokens.token_set import TokenSet
-from phasecoder import pretrained
-from spatial_core.data.records import HOP, SAMPLE_RATE, WINDOW
+from spatial_core.data.records import HOP, SAMPLE_RATE
 from spatial_core.errors import InputError
-from spatial_core.geometry.arrays import MicArray, load_array
-from spatial_core.geometry.coords import azimuth_error
-from spatial_core.sim.fast import FastSimulator
-from spatial_core.sim.scene import SceneConfig
-
-SCENE = SceneConfig(min_mics=4, max_mics=5, distractor=False)
-CONVERSATION = ConversationConfig(
-    scene=SCENE, max_seconds=6.0, simulator=FastSimulator(taps=8000, threads=1)
-)
-
-
-class LevelEncoder:
-    """Stands in for the encoder: a token is 256 times where the window's loudest sample is."""
-
-    name = "level"
-    params: dict[str, np.ndarray] = {"scale": np.ones(3, np.float32)}  # noqa: RUF012
-
-    def predict(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        loudest = np.abs(batch["audio"]).max(axis=1).argmax(axis=1)
-        sounding = np.abs(batch["audio"]).max(axis=(1, 2)) > 0
-        place = np.where(sounding, loudest / 16, -1).astype(np.float32)
-        answers = {name: place + number for number, name in enumerate(HEADS)}
-        return {"token": np.repeat(place[:, None], 256, axis=1), **answers}
+from tests.unit.llm_bridge.token_clips import CONVERSATION, LevelEncoder
 
 
 @pytest.fixture
@@ -69,14 +43,6 @@ def exported(folder: Path, said: list[str] | None = None, **changes: Any) -> Pat
 
 def files(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
-
-
-def silent_clip(samples: int, click: int | None = None) -> Clip:
-    channels = np.zeros((4, samples), np.float32)
-    if click is not None:
-        channels[:, click] = 1.0
-    mono = channels.mean(axis=0)
-    return Clip("clip", channels, load_array("tetrahedron"), (), mono, mono, 0, 0.0)
 
 
 def example() -> TokenRecord:
@@ -120,29 +86,6 @@ def test_bytes_that_are_no_record_are_refused(damage: str) -> None:
     }[damage]
     with pytest.raises(InputError, match="not a token record"):
         record.decode(broken)
-
-
-def test_a_click_shows_up_in_the_tokens_whose_windows_hold_it() -> None:
-    """Token k covers 160 k .. 160 k + 250 ms, also where the clip's end is padded."""
-    for click in (0, 2559, 2560, 16000, 29999):
-        made = encode.encode_clips(LevelEncoder(), [silent_clip(30000, click)])[0]  # type: ignore[arg-type]
-        assert made.tokens.shape == (12, 256)  # ceil(30000 / 2560)
-        found = np.flatnonzero(made.tokens[:, 0] >= 0)
-        wanted = [k for k in range(12) if k * HOP <= click < k * HOP + WINDOW]
-        assert found.tolist() == wanted and max(wanted) == click // HOP
-        # and at its place within the window, in ms
-        places = [(click - k * HOP) / 16 for k in wanted]
-        np.testing.assert_allclose(made.heads["azimuth"][found], places)
-
-
-def test_thirty_seconds_are_188_tokens_and_clips_do_not_mix() -> None:
-    clips = [silent_clip(480000), silent_clip(2560, 7), silent_clip(2561)]
-    made = encode.encode_clips(LevelEncoder(), clips)  # type: ignore[arg-type]
-    assert [len(each.tokens) for each in made] == [188, 1, 2]
-    assert made[1].tokens[0, 0] >= 0 and (made[0].tokens < 0).all() and (made[2].tokens < 0).all()
-    assert made[0].seconds == 30.0
-    with pytest.raises(InputError, match="empty"):
-        encode.encode_clips(LevelEncoder(), [silent_clip(0)])  # type: ignore[arg-type]
 
 
 @pytest.mark.usefixtures("quick")
@@ -347,27 +290,6 @@ def test_audio_features_of_another_grid_are_refused(tokens: TokenSet) -> None:
     assert not list((tokens.directory / "audio-x-audio").iterdir())
 
 
-def test_the_shipped_encoder_hears_the_labels() -> None:
-    """Tokens are those of `Encoder.tokens`, and its azimuths those of a near talker in a quiet room."""
-    scene = replace(SCENE, speech_dropout=0.0, max_source_distance=1.0, max_rt60=0.3)
-    config = replace(CONVERSATION, scene=scene, array="tetrahedron", two_talkers=0.0)
-    clip = ConversationSource(conversation=config, split="test").open().clip(1)
-    encoder = pretrained.load()
-    (made,) = encode.encode_clips(encoder, [clip])
-    alone = encoder.tokens(clip.channels, clip.array)
-    # float16 of numbers of the order of 1
-    np.testing.assert_allclose(made.tokens.astype(np.float32), alone, atol=2e-3, rtol=2e-3)
-    (talker,) = clip.talkers
-    time = 0.16 * np.arange(len(made.tokens))
-    during = (time > talker.start) & (time + 0.25 < talker.end)
-    during &= made.heads["speech_probability"] > 0.5
-    assert during.sum() >= 5
-    # The encoder is off by 2 degrees as a rule.
-    assert np.median(azimuth_error(made.heads["azimuth"][during], talker.azimuth)) < 10
-    before = time + 0.25 < talker.start
-    assert not (made.heads["speech_probability"][before] > 0.5).any()
-
-
 def test_settings_that_make_no_sense_are_refused() -> None:
     with pytest.raises(InputError, match="sources is empty"):
         ExportConfig(sources={})
@@ -377,15 +299,3 @@ def test_settings_that_make_no_sense_are_refused() -> None:
         conversations(0)
     with pytest.raises(InputError, match="shard_size is 0"):
         ExportConfig(sources=conversations(), shard_size=0)
-
-
-def test_more_microphones_than_the_encoder_takes_are_thinned() -> None:
-    positions = np.random.default_rng(0).standard_normal((20, 3)) * 0.05
-    clip = replace(
-        silent_clip(2560), channels=np.ones((20, 2560), np.float32), array=MicArray(positions)
-    )
-    seen = SimpleNamespace(
-        name="x", predict=lambda batch: LevelEncoder().predict(batch) | {"mics": batch["mic_mask"]}
-    )
-    assert len(encode.encode_clips(seen, [clip])[0].tokens) == 1  # type: ignore[arg-type]
-    assert sources.MAX_SECONDS == 30
