@@ -7,8 +7,9 @@ All rooms follow the default recipe, with 8 microphones and a clean source. pyro
 order 17 (7,175 images) without its high-pass, once with its octave-band walls, once with one
 absorption for all bands (mean of 500 Hz to 2 kHz), which is its fastest form. Ours has 4 bands and
 follows the decay of each room, whatever order that takes: by numba, and as JAX programs that an
-accelerator would run. One thread on both sides; medians of process CPU time over the rounds, and
-ratios of those.
+accelerator would run; in the rows "same images" it sums those 7,175, too. Examples with a window
+convolution go through the same synthesis on both sides. One thread on both sides; medians of process
+CPU time over the rounds, and ratios of those.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -55,6 +57,8 @@ class Contest:
         self.specs = [sample_scene(rng, self.config) for _ in range(rooms)]
         self.fast = FastSimulator(threads=1)
         self.full = FastSimulator(threads=1, images="full")
+        self.same = FastSimulator(threads=1, images="full", max_order=17)
+        self.flat = [replace(spec, room=one_absorption(spec.room)) for spec in self.specs]
         self.pyroom = PyroomSimulator(taps=self.fast.taps, max_order=17)
         samples = self.fast.taps - 1 + WINDOW
         self.dry = rng.standard_normal((CROPS * rooms, samples)).astype(np.float32)
@@ -68,6 +72,10 @@ class Contest:
 
     def rirs_full(self) -> None:
         simulate_scenes(self.full, self.specs, MICS)
+
+    def rirs_same(self, one_band: bool) -> np.ndarray:
+        """The images that pyroomacoustics sums."""
+        return simulate_scenes(self.same, self.flat if one_band else self.specs, MICS)[0]
 
     def rirs_jax(self, images: int) -> None:
         simulate_scenes(self.jax[images], self.specs, MICS)
@@ -103,7 +111,16 @@ class Contest:
         self._pyroom(one_band=True, convolve=True)
 
     def one_example(self) -> None:
-        synthesize_batch(self.specs, self.rirs(), self.dry[: len(self.specs)], threads=1)
+        self._window(self.rirs())
+
+    def same_example(self, one_band: bool) -> None:
+        self._window(self.rirs_same(one_band))
+
+    def pyroom_window(self) -> None:
+        self._window(simulate_scenes(self.pyroom, self.flat, MICS)[0])
+
+    def _window(self, rirs: np.ndarray) -> None:
+        synthesize_batch(self.specs, rirs, self.dry[: len(self.specs)], threads=1)
 
     def four_examples(self) -> None:
         self._four(self.specs, self.config)
@@ -122,6 +139,60 @@ class Contest:
         synthesize_batch(
             specs, rirs, self.dry, noise, noise_rirs=noise_rirs, rir_index=index, threads=1
         )
+
+
+# Kind of row -> column -> the row that it is against.
+COLUMNS = {
+    "RIR set": {
+        "against one band": "RIR set: pyroomacoustics, one band",
+        "against octave bands": "RIR set: pyroomacoustics, octave bands",
+    },
+    "example": {
+        "against window": "example: pyroomacoustics, one band, window",
+        "against whole utterance": "example: pyroomacoustics, one band, whole utterance",
+        "and octave bands": "example: pyroomacoustics, octave bands, whole utterance",
+    },
+}
+
+
+def contestants(contest: Contest) -> list[tuple[str, Callable[[], object], int]]:
+    """Name, work for all rooms, examples of a room."""
+    same, jax_, clean = contest.same_example, contest.examples_jax, contest.config
+    return [
+        ("RIR set: pyroomacoustics, octave bands", contest.rirs_pyroom, 1),
+        ("RIR set: pyroomacoustics, one band", contest.rirs_pyroom_one_band, 1),
+        ("RIR set: ours, one band, same images", partial(contest.rirs_same, True), 1),
+        ("RIR set: ours, four bands, same images", partial(contest.rirs_same, False), 1),
+        ("RIR set: ours, every image", contest.rirs_full, 1),
+        ("RIR set: ours", contest.rirs, 1),
+        ("RIR set: ours in JAX, 1,024 images", partial(contest.rirs_jax, 1024), 1),
+        ("RIR set: ours in JAX, 4,096 images", partial(contest.rirs_jax, 4096), 1),
+        ("example: pyroomacoustics, octave bands, whole utterance", contest.pyroom_example, 1),
+        ("example: pyroomacoustics, one band, whole utterance", contest.pyroom_one_band_example, 1),
+        ("example: pyroomacoustics, one band, window", contest.pyroom_window, 1),
+        ("example: ours, one band, same images, 1 per room", partial(same, True), 1),
+        ("example: ours, four bands, same images, 1 per room", partial(same, False), 1),
+        ("example: ours, 1 per room", contest.one_example, 1),
+        ("example: ours, 4 per room", contest.four_examples, CROPS),
+        ("example: ours, 4 per room, drawing the scene included", contest.sampling_too, CROPS),
+        ("example: ours, the same with a distractor", contest.with_distractor, CROPS),
+        ("example: ours in JAX, 1,024 images, 1 per room", partial(jax_, 1024, clean, 1), 1),
+        (
+            "example: ours in JAX, 1,024 images, 4 per room",
+            partial(jax_, 1024, clean, CROPS),
+            CROPS,
+        ),
+        (
+            "example: ours in JAX, 4,096 images, 4 per room",
+            partial(jax_, 4096, clean, CROPS),
+            CROPS,
+        ),
+        (
+            "example: ours in JAX, the same with a distractor",
+            partial(jax_, 4096, contest.noisy, CROPS),
+            CROPS,
+        ),
+    ]
 
 
 def milliseconds(work: Callable[[], object], rooms: int) -> float:
@@ -143,49 +214,7 @@ def main() -> None:
 
     pra.constants.set("num_threads", 1)
     contest = Contest(options.rooms, options.seed)
-    jax_, clean = contest.examples_jax, contest.config
-    rows: list[tuple[str, Callable[[], object], int]] = [
-        ("RIR set: pyroomacoustics, octave bands", contest.rirs_pyroom, 1),
-        ("RIR set: pyroomacoustics, one band", contest.rirs_pyroom_one_band, 1),
-        ("RIR set: ours, every image", contest.rirs_full, 1),
-        ("RIR set: ours", contest.rirs, 1),
-        ("RIR set: ours in JAX, 1,024 images", partial(contest.rirs_jax, 1024), 1),
-        ("RIR set: ours in JAX, 4,096 images", partial(contest.rirs_jax, 4096), 1),
-        (
-            "example: pyroomacoustics, octave bands, whole utterance",
-            contest.pyroom_example,
-            1,
-        ),
-        ("example: pyroomacoustics, one band, whole utterance", contest.pyroom_one_band_example, 1),
-        ("example: ours, 1 per room", contest.one_example, 1),
-        ("example: ours, 4 per room", contest.four_examples, CROPS),
-        ("example: ours, 4 per room, drawing the scene included", contest.sampling_too, CROPS),
-        (
-            "example: ours, the same with a distractor from RIRs of its own",
-            contest.with_distractor,
-            CROPS,
-        ),
-        (
-            "example: ours in JAX, 1,024 images, 1 per room, drawing included",
-            partial(jax_, 1024, clean, 1),
-            1,
-        ),
-        (
-            "example: ours in JAX, 1,024 images, 4 per room, drawing included",
-            partial(jax_, 1024, clean, CROPS),
-            CROPS,
-        ),
-        (
-            "example: ours in JAX, 4,096 images, 4 per room, drawing included",
-            partial(jax_, 4096, clean, CROPS),
-            CROPS,
-        ),
-        (
-            "example: ours in JAX, the same with a distractor from RIRs of its own",
-            partial(jax_, 4096, contest.noisy, CROPS),
-            CROPS,
-        ),
-    ]
+    rows = contestants(contest)
     for _, work, _ in rows:
         work()
     times = [
@@ -196,13 +225,15 @@ def main() -> None:
     print(
         f"{options.rooms} rooms x {options.rounds} rounds, {MICS} microphones, seed {options.seed}\n"
     )
-    print("| | CPU ms | against one band | against octave bands |")
-    print("|---|---|---|---|")
-    first_example = next(n for n, row in enumerate(rows) if row[0].startswith("example"))
-    for n, (name, _, _) in enumerate(rows):
-        start = 0 if name.startswith("RIR set") else first_example
-        bands, one = medians[start], medians[start + 1]
-        print(f"| {name} | {medians[n]:.2f} | {one / medians[n]:.1f} | {bands / medians[n]:.1f} |")
+    cost = dict(zip((name for name, _, _ in rows), medians))
+    for kind, columns in COLUMNS.items():
+        print("| " + " | ".join([kind, "CPU ms", *columns]) + " |")
+        print("|" + "---|" * (2 + len(columns)))
+        for name, value in cost.items():
+            if name.startswith(kind):
+                ratios = [f"{cost[base] / value:.1f}" for base in columns.values()]
+                print("| " + " | ".join([name, f"{value:.2f}", *ratios]) + " |")
+        print()
 
 
 if __name__ == "__main__":

@@ -7,11 +7,12 @@ import functools
 import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numba
 import numpy as np
 
+from spatial_core.config.resolved import UNSAID
 from spatial_core.data.records import SAMPLE_RATE
 from spatial_core.errors import InputError
 from spatial_core.sim import kernels
@@ -20,8 +21,8 @@ from spatial_core.sim.rooms import BAND_EDGES_HZ, SPEED_OF_SOUND, RoomSpec, band
 
 
 @functools.cache
-def _filters() -> np.ndarray:
-    return kernels.band_filters(BAND_EDGES_HZ, SAMPLE_RATE)
+def _filters(bands: int) -> np.ndarray:
+    return kernels.band_filters(BAND_EDGES_HZ if bands > 1 else (), SAMPLE_RATE)
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class FastSimulator:
     images: "roulette" thins the late field at random without changing its expected energy,
     "full" keeps every image. thinning: images weaker than this share of the diffuse field's energy
     are thinned. decay_db: images are summed until the predicted remaining energy has fallen by this
-    much, or until the taps end. threads: rooms simulated at once (None: numba.get_num_threads()).
+    much, or until the taps end. max_order: most reflections of an image, instead of decay_db. threads: rooms simulated at once (None: numba.get_num_threads()).
 
     The result depends on each room's own seed only, not on threads or on what else is in the batch.
     Safe to call from several threads.
@@ -43,12 +44,15 @@ class FastSimulator:
     thinning: float = 1e-4
     decay_db: float = 50.0
     threads: int | None = None
+    max_order: int | None = field(default=None, metadata=UNSAID)
 
     def __post_init__(self) -> None:
         if self.images not in ("roulette", "full"):
             raise InputError(f"images={self.images!r}: choose 'roulette' or 'full'")
         if not 128 <= self.taps <= 1 << 20:
             raise InputError(f"taps={self.taps}: choose 128 to {1 << 20} samples at 16 kHz")
+        if self.max_order is not None and not 0 <= self.max_order <= 500:
+            raise InputError(f"max_order={self.max_order}: choose 0 to 500 reflections")
         if not 0 < self.thinning < 1:
             raise InputError(f"thinning={self.thinning}: choose a share between 0 and 1")
 
@@ -117,7 +121,7 @@ class FastSimulator:
         order = np.argsort(room.dimensions)[::-1]
         reflections = np.sqrt(1 - band_absorption(room.absorption)).reshape(3, 2, 4)[order]
         seconds = self.taps / SAMPLE_RATE
-        if math.isfinite(self.decay_db):
+        if math.isfinite(self.decay_db) and self.max_order is None:
             seconds = min(seconds, room.decay().time_at(-self.decay_db))
         # The direct sound is wanted even where the reverberation is over before it arrives.
         nearest = float(np.linalg.norm(mics.mean(axis=0) - source))
@@ -129,10 +133,11 @@ class FastSimulator:
             delays.astype(np.float32),
             np.ascontiguousarray(reflections, np.float32),
             np.float32(reach),
+            np.int64(2**31 if self.max_order is None else self.max_order),
             np.float32(0.0 if self.images == "full" else self.thinning * _diffuse_energy(room)),
             np.float32(SAMPLE_RATE / SPEED_OF_SOUND),
             np.uint64(seed % 2**64),
-            _filters(),
+            _filters(4 if np.ptp(reflections, axis=2).any() else 1),
             out,
         )
         return int(kernels.add_images(*arguments))

@@ -117,6 +117,27 @@ def _add_image(x, y, z, gains, mics, delays, scale, filters, flat, taps):  # typ
             )
 
 
+@compiled()
+def _add_flat_image(x, y, z, gain, mics, delays, scale, filters, flat, taps):  # type: ignore[no-untyped-def]
+    """The same with one gain for all bands; filters are the sums of the bands', [phases, taps] raveled."""
+    phases = np.float32(FILTER_PHASES)
+    for m in range(mics.shape[0]):
+        dx, dy, dz = x - mics[m, 0], y - mics[m, 1], z - mics[m, 2]
+        distance = math.sqrt(dx * dx + dy * dy + dz * dz)
+        time = distance * scale + delays[m]
+        start = np.uint64(time)
+        if start + np.uint64(FILTER_TAPS) > taps:
+            continue
+        place = (time - np.float32(start)) * phases
+        row = np.uint64(place)
+        late = (place - np.float32(row)) * gain / distance
+        early = gain / distance - late
+        rows = filters[row * np.uint64(FILTER_TAPS) :]
+        target = flat[np.uint64(m) * taps + start :]
+        for t in range(FILTER_TAPS):
+            target[t] += early * rows[t] + late * rows[t + FILTER_TAPS]
+
+
 @compiled(inline="always")
 def _energy(weights, amplitudes, n, squared_distance):  # type: ignore[no-untyped-def]
     """Energy of an image in its strongest band: row n of amplitudes [.., 4] times weights [4]."""
@@ -128,14 +149,15 @@ def _energy(weights, amplitudes, n, squared_distance):  # type: ignore[no-untype
 
 @compiled()
 def add_images(
-    sides, source, mics, delays, reflections, reach, threshold, scale, seed, filters, out
+    sides, source, mics, delays, reflections, reach, order, threshold, scale, seed, filters, out
 ):  # type: ignore[no-untyped-def]
     """Sums the image sources of a shoebox into out [m, taps]; returns how many were used.
 
     sides, source [3] and mics [m, 3] in metres with the axis of the shortest side last, delays [m] of
     the microphones in samples,
     reflections [3 axes, 2, 4 bands] (amplitude), reach: greatest distance of an image from the
-    mean microphone, scale: samples per metre, all float32; seed uint64.
+    mean microphone, order: most reflections of an image, scale: samples per metre, all float32; seed
+    uint64. filters [phases, bands, taps] of one band only: for walls that reflect all bands alike.
 
     An image whose energy E (squared amplitude over squared distance, strongest band) is below
     `threshold` is kept with probability p = E / threshold and its amplitude divided by sqrt(p):
@@ -157,6 +179,7 @@ def add_images(
         squares[n] = (zs[n] - centre[2]) ** 2
     weights, gains = np.empty(4, np.float32), np.empty(4, np.float32)
     table, flat, taps = filters.ravel(), out.ravel(), np.uint64(out.shape[1])
+    single = filters.shape[1] == 1
     reach2 = reach * reach
     used = 0
     for i in range(xs.shape[0]):
@@ -165,7 +188,8 @@ def add_images(
             continue
         for j in range(ys.shape[0]):
             dxy2 = dx2 + (ys[j] - centre[1]) ** 2
-            if dxy2 > reach2:
+            rest = order - abs(i - nx) - abs(j - ny)
+            if dxy2 > reach2 or rest < 0:
                 continue
             for band in range(4):
                 weights[band] = ax[i, band] * ay[j, band]
@@ -173,7 +197,7 @@ def add_images(
             for direction in range(2):  # up from the copy 0, then down from the copy -1
                 step = 1 - 2 * direction
                 n = nz - direction
-                left = min(span, nz) + 1 - direction
+                left = min(span, nz, rest) + 1 - direction
                 while left > 0:
                     r2 = dxy2 + squares[n]
                     if r2 > reach2:
@@ -201,7 +225,11 @@ def add_images(
                         boost = math.sqrt(threshold / energy)
                     for band in range(4):
                         gains[band] = boost * weights[band] * az[n, band]
-                    _add_image(xs[i], ys[j], zs[n], gains, mics, delays, scale, table, flat, taps)
+                    x, y, z = xs[i], ys[j], zs[n]
+                    if single:
+                        _add_flat_image(x, y, z, gains[0], mics, delays, scale, table, flat, taps)
+                    else:
+                        _add_image(x, y, z, gains, mics, delays, scale, table, flat, taps)
                     used += 1
                     n += step
                     left -= 1

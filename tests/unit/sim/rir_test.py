@@ -61,6 +61,22 @@ def test_full_sum_equals_pyroomacoustics(full: np.ndarray) -> None:
     assert relative_error_db(full[:, :960], reference[:, :960], 50, 7000) < -50
 
 
+def test_images_up_to_an_order_are_those_of_pyroomacoustics() -> None:
+    ours = FastSimulator(taps=2000, images="full", max_order=3)
+    theirs = PyroomSimulator(taps=2100, max_order=3)
+    shift = theirs.lead - ours.lead
+    reference = theirs.simulate(ROOM, SOURCE, MICS, seed=0)[:, shift : shift + 2000]
+    found = ours.simulate(ROOM, SOURCE, MICS, seed=0)
+    assert relative_error_db(found, reference, 50, 7000) < -52
+    more = FastSimulator(taps=2000, images="full", max_order=4).simulate(ROOM, SOURCE, MICS, 0)
+    assert relative_error_db(more, reference, 50, 7000) > -20
+    # Walls that reflect all bands alike are summed with the sum of the bands' filters.
+    tables = kernels.band_filters(BAND_EDGES_HZ, 16000), kernels.band_filters((), 16000)
+    np.testing.assert_allclose(tables[0].sum(axis=1), tables[1][:, 0], atol=1e-6)
+    with pytest.raises(InputError, match="max_order"):
+        FastSimulator(max_order=-1)
+
+
 def test_four_bands_follow_the_octave_filterbank_of_pyroomacoustics() -> None:
     ours = FastSimulator(taps=3400, images="full", decay_db=np.inf)
     theirs = PyroomSimulator(taps=3500, max_order=40)
