@@ -139,6 +139,13 @@ def _export_tokens(workdir: Path) -> int:
     return 0
 
 
+def _evaluate_bridge(workdir: Path) -> int:
+    report = gin_setup.build("BridgeEvalConfig").run(workdir, say=_say)
+    print(report.glance())
+    _say(f"report, answers and figures in {workdir}")
+    return 0
+
+
 def _quickstart(workdir: Path) -> int:
     from phasecoder.quickstart import run_quickstart
 
@@ -208,6 +215,13 @@ MODES: dict[str, Mode] = {
         previews.export_tokens,
         ("ExportConfig",),
         "experiments/export_tokens.gin",
+    ),
+    "eval_bridge": Mode(
+        "score a language model with spatial tokens, its controls and baselines",
+        _evaluate_bridge,
+        previews.evaluate_bridge,
+        ("BridgeEvalConfig",),
+        "runs/eval_bridge.gin",
     ),
     "release": Mode(
         "calibrate and measure a run, write its checkpoint",

@@ -116,6 +116,24 @@ def export_tokens(workdir: Path, experiment: str) -> str:
     return _with_settings(rows)
 
 
+def evaluate_bridge(workdir: Path, experiment: str) -> str:
+    """Which bridge would be asked how many questions about which clips, and what beside it."""
+    config = gin_setup.build("BridgeEvalConfig")
+    folder = Path(config.tokens) / config.split
+    there = "found" if (folder / "manifest.json").is_file() else "missing: export them first"
+    counts = [f"{n:,} of Task {task}" for task, n in enumerate(config.questions, 1) if n]
+    beside = "tokens zeroed, question only, " if config.controls else ""
+    rows = [
+        ("experiment", f"{experiment} (scores a language model with spatial tokens)"),
+        ("model", str(config.model or "the bridge that ships")),
+        ("beside it", f"{beside}the encoder's own heads, chance"),
+        ("questions", f"{', '.join(counts)}, seed {config.seed}"),
+        ("about", f"the clips of {folder} ({there})"),
+        ("writes", _target(workdir, "report.json", "report.md, .json, answers.jsonl, figures/")),
+    ]
+    return _with_settings(rows)
+
+
 def release(workdir: Path, experiment: str) -> str:
     """Which checkpoint would be released, on what it is calibrated and measured."""
     from spatial_core.train.checkpoint import Checkpoints

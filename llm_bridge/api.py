@@ -36,7 +36,7 @@ from phasecoder.pretrained import load as load_encoder
 from phasecoder.recording import AudioInput, open_recording
 from spatial_core.data.records import HOP, SAMPLE_RATE
 from spatial_core.errors import InputError
-from spatial_core.geometry.arrays import load_array
+from spatial_core.geometry.arrays import MicArray, load_array
 
 # Few shapes, few programs to compile: 5, 10, 20 and 30 s.
 _SOFT = (32, 63, 125, MAX_SOFT)
@@ -118,9 +118,19 @@ class Answer:
             return ""
         return "\n".join(map(str, self.talkers)) or "nobody talks"
 
-    def to_json(self) -> str:
-        """All fields as JSON."""
-        return json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False)
+    def to_json(self, indent: int | None = 2) -> str:
+        """All fields as JSON; indent None: on one line."""
+        return json.dumps(dataclasses.asdict(self), indent=indent, ensure_ascii=False)
+
+
+@dataclass(frozen=True, eq=False)
+class Sound:
+    """A recording, or a part of it, that was read and found usable: samples [m, t] at 16 kHz."""
+
+    samples: NDArray[np.float32]
+    array: MicArray
+    notes: tuple[str, ...]
+    source: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,48 +160,23 @@ class BridgeModel:
         self._mono: AudioEncoder | None = None
         self._generators: dict[tuple[int, int, int], Generator] = {}
 
-    def hear(
-        self,
-        audio: AudioInput,
-        mics: MicsInput,
-        sample_rate: int | None = None,
-        start: float = 0.0,
-        seconds: float | None = None,
-    ) -> Heard:
-        """A recording, or `seconds` of it from `start` on; arguments and errors as in `ask`."""
-        array = load_array(mics)
-        recording = open_recording(audio, array, sample_rate)
-        first, last = _span(start, seconds)
-        blocks: list[NDArray[np.float32]] = []
-        for block in recording:
-            blocks.append(block)
-            if recording.samples > last:
-                break
-        notes = recording.finish()
-        samples = np.concatenate(blocks, axis=1)[:, first:last]
-        count = token_count(samples.shape[1])
-        if count == 0:
-            raise InputError(f"{recording.name} ends before start={start:g} s")
-        if count > MAX_SOFT:
-            raise InputError(
-                f"{recording.name} is longer than {MAX_SECONDS:.0f} s, all that the language model hears "
-                f"at once: choose a part, such as start=0, seconds=30 (--start 0 --seconds 30)"
-            )
-        mono = samples.mean(axis=0)
-        clip = Clip(recording.name, samples, array, (), mono, mono, 0, 0.0)
+    def hear(self, sound: Sound) -> Heard:
+        """What the language model hears of a recording: its mean over the channels, at the level that
+        voices have in training, and its spatial tokens."""
+        mono = sound.samples.mean(axis=0)
+        clip = Clip(sound.source, sound.samples, sound.array, (), mono, mono, 0, 0.0)
         record = encode_clips(self.encoder, [clip])[0]
         speech = record.heads["speech_probability"] >= _SPEECH
-        if not speech.any():
-            notes.append("there is sound, but no speech was noticed")
+        none = () if speech.any() else ("there is sound, but no speech was noticed",)
         if self._mono is None:
             self._mono = self.trained.task.backbone.audio_encoder()
         return Heard(
             record.tokens,
             np.asarray(self._mono(_levelled(mono, speech))),
-            tuple(dict.fromkeys(notes)),
-            recording.name,
-            array.name,
-            samples.shape[1] / SAMPLE_RATE,
+            (*sound.notes, *none),
+            sound.source,
+            sound.array.name,
+            record.seconds,
         )
 
     def stream(
@@ -237,6 +222,35 @@ class BridgeModel:
         return self._generators[key]
 
 
+def read_sound(
+    audio: AudioInput,
+    mics: MicsInput,
+    sample_rate: int | None = None,
+    start: float = 0.0,
+    seconds: float | None = None,
+) -> Sound:
+    """A recording, or `seconds` of it from `start` on; arguments and errors as in `ask`."""
+    array = load_array(mics)
+    first, last = _span(start, seconds)
+    recording = open_recording(audio, array, sample_rate)
+    blocks: list[NDArray[np.float32]] = []
+    for block in recording:
+        blocks.append(block)
+        if recording.samples > last:
+            break
+    notes = tuple(dict.fromkeys(recording.finish()))
+    samples = np.concatenate(blocks, axis=1)[:, first:last]
+    count = token_count(samples.shape[1])
+    if count == 0:
+        raise InputError(f"{recording.name} ends before start={start:g} s")
+    if count > MAX_SOFT:
+        raise InputError(
+            f"{recording.name} is longer than {MAX_SECONDS:.0f} s, all that the language model hears "
+            "at once: choose a part, such as start=0, seconds=30 (--start 0 --seconds 30)"
+        )
+    return Sound(samples, array, notes, recording.name)
+
+
 def load_model(model: str | Path | None = None, encoder: str | Path | None = None) -> BridgeModel:
     """A bridge to ask several questions of.
 
@@ -277,8 +291,9 @@ def ask(
     recording in which nobody talks gets the model's answer, `none` if it is right.
     """
     check_task(task, question)
+    sound = read_sound(audio, mics, sample_rate, start, seconds)
     loaded = model if isinstance(model, BridgeModel) else load_model(model)
-    heard = loaded.hear(audio, mics, sample_rate, start, seconds)
+    heard = loaded.hear(sound)
     text = "".join(loaded.stream(heard, question, task, max_new))
     return loaded.answer(heard, question, text, task)
 
@@ -297,8 +312,9 @@ def ask_stream(
 ) -> Iterator[str]:
     """The answer's text piece by piece, as it is made; arguments and errors as in `ask`."""
     check_task(task, question)
+    sound = read_sound(audio, mics, sample_rate, start, seconds)
     loaded = model if isinstance(model, BridgeModel) else load_model(model)
-    heard = loaded.hear(audio, mics, sample_rate, start, seconds)
+    heard = loaded.hear(sound)
     return loaded.stream(heard, question, task, max_new)
 
 

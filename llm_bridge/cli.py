@@ -88,22 +88,28 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--max-new", type=int, default=160, metavar="IDS", help="length of the answer (160)"
     )
-    parser.add_argument("--json", action="store_true", help="print JSON instead of text")
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="print JSON instead of text, a line each for several questions",
+    )
     return parser
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from llm_bridge.api import load_model
+    from llm_bridge.api import load_model, read_sound
     from llm_bridge.routing import check_task
 
     if arguments.question is not None:
         check_task(arguments.task, arguments.question)
     if arguments.max_new < 1:
         raise InputError(f"--max-new {arguments.max_new}: give at least 1")
-    model = load_model(arguments.model, arguments.encoder)
-    heard = model.hear(
+    # What is wrong with the recording is said before the models are loaded, which takes a while.
+    sound = read_sound(
         arguments.audio, arguments.mics, start=arguments.start, seconds=arguments.seconds
     )
+    model = load_model(arguments.model, arguments.encoder)
+    heard = model.hear(sound)
     for question in _questions(arguments.question):
         _answer(model, heard, question, arguments)
     if not arguments.json:
@@ -121,7 +127,7 @@ def _answer(model: BridgeModel, heard: Heard, question: str, arguments: argparse
             print(piece, end="", flush=True)
     answer = model.answer(heard, question, "".join(pieces), arguments.task)
     if arguments.json:
-        print(answer.to_json(), flush=True)
+        print(answer.to_json(2 if arguments.question is not None else None), flush=True)
         return
     print()
     for line in filter(None, answer.explain().splitlines()):

@@ -42,6 +42,38 @@ _PAPER_NOTE = (
 
 
 @dataclass(frozen=True)
+class _Column:
+    """A column of the glance: keys of `published.table_3`, shown with a slash between."""
+
+    task: int
+    title: str
+    keys: tuple[str, ...]
+    unit: str
+    form: str
+
+    def cell(self, row: Mapping[str, float], form: str | None = None) -> str:
+        """The value with its unit, a dash for none."""
+        if not any(key in row for key in self.keys):
+            return "–"
+        numbers = [format(row[key], form or self.form) for key in self.keys if key in row]
+        return " / ".join(f"{number}{self.unit}" for number in numbers)
+
+
+_GLANCE = (
+    _Column(1, "Task 1: azimuth", ("task1_azimuth",), "°", ".1f"),
+    _Column(1, "elevation", ("task1_elevation",), "°", ".1f"),
+    _Column(1, "distance", ("task1_distance",), " m", ".2f"),
+    _Column(2, "Task 2: right", ("task2_accuracy",), "%", ".1f"),
+    _Column(3, "Task 3: azimuth", ("task3_azimuth",), "°", ".1f"),
+    _Column(3, "elevation", ("task3_elevation",), "°", ".1f"),
+    _Column(3, "distance", ("task3_distance",), " m", ".2f"),
+    _Column(3, "WER mean / median", ("words3_mean", "words3_median"), "%", ".1f"),
+    _Column(4, "Task 4: right", ("task4_accuracy",), "%", ".1f"),
+    _Column(4, "WER mean / median", ("words4_mean", "words4_median"), "%", ".1f"),
+)
+
+
+@dataclass(frozen=True)
 class BridgeReport:
     """What `BridgeEvalConfig.run` returns.
 
@@ -125,16 +157,19 @@ class BridgeReport:
         ]
 
     def glance(self) -> str:
-        """As the paper's table 3, without intervals."""
-        header = ["", "Task 1: azimuth", "elev.", "distance", "Task 2: right", "Task 3: azimuth"]
-        header += ["elev.", "distance", "WER mean / median", "Task 4: right", "WER mean / median"]
-        rows = [[name, *_glance_cells(_glance_row(s))] for name, s in self.results.items()]
+        """As the paper's table 3, without intervals; columns of tasks that were not asked are left out."""
+        asked = {question.task for _, question in self.plan}
+        columns = [column for column in _GLANCE if column.task in asked]
+        rows = [
+            [name, *(column.cell(_glance_row(scores)) for column in columns)]
+            for name, scores in self.results.items()
+        ]
         if self.show_paper:
             rows += [
-                [f"*{PAPER_LABEL}: {name}*", *_glance_cells(row)]
+                [f"*{PAPER_LABEL}: {name}*", *(column.cell(row, "g") for column in columns)]
                 for name, row in published.table_3().items()
             ]
-        return table(header, rows)
+        return table(["", *(column.title for column in columns)], rows)
 
     def _places(self, key: str) -> str:
         header = ["", "azimuth MAE", "elevation MAE", "distance MAE", "exact count"]
@@ -273,30 +308,6 @@ def _glance_row(scores: Scores) -> dict[str, float]:
             row[f"words{task}_mean"] = 100 * words.mean.value
             row[f"words{task}_median"] = 100 * words.median.value
     return {key: value for key, value in row.items() if math.isfinite(value)}
-
-
-def _glance_cells(row: Mapping[str, float]) -> list[str]:
-    def cell(key: str, unit: str, digits: int) -> str:
-        return f"{row[key]:.{digits}f}{unit}" if key in row else "–"
-
-    def places(task: int) -> list[str]:
-        return [
-            cell(f"task{task}_azimuth", "°", 1),
-            cell(f"task{task}_elevation", "°", 1),
-            cell(f"task{task}_distance", " m", 2),
-        ]
-
-    def words(task: int) -> str:
-        return f"{cell(f'words{task}_mean', '%', 1)} / {cell(f'words{task}_median', '%', 1)}"
-
-    return [
-        *places(1),
-        cell("task2_accuracy", "%", 1),
-        *places(3),
-        words(3),
-        cell("task4_accuracy", "%", 1),
-        words(4),
-    ]
 
 
 def _one_line(text: str) -> str:

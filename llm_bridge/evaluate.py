@@ -128,7 +128,7 @@ class BridgeEvalConfig:
         }
         for control in CONTROLS if self.controls else ():
             out[control] = list(asker.answers(trained.params, clips, plan, control))
-        talkers = [heads.talkers_of(record.heads) for record in found]
+        talkers = [heads.talkers_of(found.without_audio(i).heads) for i in range(len(found))]
         out[HEADS] = [heads.answer(question, talkers[clip]) for clip, question in plan]
         out[CHANCE] = list(chance_answers(plan, clips.talkers, self.seed))
         return out

@@ -200,7 +200,7 @@ class BridgeTask:
         ]
         text = self.backbone.tokenizer.decode
         return [
-            f"{_question(text(row.prompt))}\n    right: {text(row.answer)}\n    model: {said}"
+            f"{_question(text([i for i in row.prompt if i >= 0]))}\n    right: {text(row.answer)}\n    model: {said}"
             for row, said in zip(rows, self._sampler.answers(asked, params), strict=True)
         ]
 

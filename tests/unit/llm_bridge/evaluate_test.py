@@ -15,7 +15,7 @@ from llm_bridge.generate import Asked
 from llm_bridge.qa.answers import format_locations
 from llm_bridge.qa.formats import Location
 from spatial_core.errors import InputError
-from tests.unit.llm_bridge.released import BACKBONE, release, token_set
+from tests.unit.llm_bridge.released import BACKBONE, of_another_encoder, release, token_set
 
 
 class Listener:
@@ -87,7 +87,7 @@ def test_the_report_holds_tables_figures_and_samples(evaluated):
     for line in (
         "| Multi speaker azimuth (outside) |",
         "72.4% (63/87) |",  # the paper's
-        "*paper: Gemma 3n fine-tuned, synthetic* | 4.8° | 3.1° | 0.75 m | 76.8% |",
+        "*paper: Gemma 3n fine-tuned, synthetic* | 4.75° | 3.15° | 0.75 m | 76.76% |",
         "### Task 4",
         "figures/task1_azimuth.png",
     ):
@@ -126,7 +126,7 @@ def test_the_model_itself_answers(folders, tmp_path):
 
 
 def test_tokens_of_another_encoder_are_refused_with_both_digests(folders, tmp_path):
-    other = release(tmp_path / "other", digest="f" * 64)
+    other = of_another_encoder(folders[0], tmp_path / "other")
     with pytest.raises(InputError, match=r"encoder_digest: 'ffff.* -> '(?!ffff)"):
         BridgeEvalConfig(model=other, tokens=folders[1]).run(tmp_path / "report")
     assert not (tmp_path / "report").exists()

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import jax
@@ -37,17 +39,27 @@ class LevelEncoder:
 DIGEST = encoder_digest(LevelEncoder())  # type: ignore[arg-type]
 
 
-def release(folder: Path, digest: str = DIGEST, **training: object) -> Path:
-    """The bridge's release; training: settings of the questions, as a run has them."""
+def release(folder: Path) -> Path:
+    """The bridge's release."""
     params = jax.jit(BridgeTask(BACKBONE, lora=None).init)(jax.random.key(0))
     return save_bridge(
         folder,
         params,
-        {**model_metadata(BACKBONE, None), **token_metadata(digest, HOP)},
+        {**model_metadata(BACKBONE, None), **token_metadata(DIGEST, HOP)},
         step=7,
         backbone=BACKBONE,
-        training={"data": {"style": "brief", "source": "audio", **training}},
+        training={"data": {"style": "brief", "source": "audio"}},
     )
+
+
+def of_another_encoder(released: Path, folder: Path) -> Path:
+    """The same release, said to be of another encoder."""
+    shutil.copytree(released, folder)
+    path = folder / "bridge.json"
+    config = json.loads(path.read_text())
+    config["metadata"]["encoder_digest"] = "f" * 64
+    path.write_text(json.dumps(config))
+    return folder
 
 
 def token_set(folder: Path, count: int = 20, soft: int = 8) -> Path:
