@@ -70,12 +70,10 @@ class AltUp(nnx.Module):
     def predict(self, h: Float[Array, "r b n d"], key: Array | None) -> Float[Array, "r b n d"]:
         """Each stream plus a mix of all."""
         mix = self.prediction(self._route(h[0], key), key)
-        mix = mix.reshape(*mix.shape[:-1], self.count, self.count, 1)
-        streams = [
-            h[i] + sum(mix[..., i, j, :] * h[j] for j in range(self.count))
-            for i in range(self.count)
-        ]
-        return jnp.stack(streams).astype(h.dtype)
+        mix = mix.reshape(*mix.shape[:-1], self.count, self.count)
+        mix = jnp.moveaxis(mix, (-2, -1), (0, 1))[..., None]
+        # A sum of products, not a product of matrices: 4 x 4 is no size for a matrix unit.
+        return h + jnp.sum(mix * h.astype(jnp.float32), axis=1).astype(h.dtype)
 
     def correct(
         self, predicted: Float[Array, "r b n d"], x: Float[Array, "b n d"], key: Array | None
