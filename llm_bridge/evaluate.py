@@ -19,7 +19,7 @@ from llm_bridge.metrics import Answered, Scores, score
 from llm_bridge.projector import TOKEN_WIDTH
 from llm_bridge.protocol import Backbone
 from llm_bridge.qa.asking import Question
-from llm_bridge.qa.book import KINDS, QuestionBook
+from llm_bridge.qa.book import QuestionBook
 from llm_bridge.qa.plan import plan_questions
 from llm_bridge.stream import Clips, load_clips
 from llm_bridge.task import BridgeTask
@@ -198,24 +198,3 @@ def ask_about(
         tokens, audio = tokens[:0].reshape(0, TOKEN_WIDTH), audio[:0]
     row = make_row(backbone, question.system, question.user, len(tokens))
     return Asked(row, tokens, audio)
-
-
-def sample_answers(
-    task: BridgeTask,
-    params: Params,
-    clips: Clips,
-    count: int = 2,
-    seed: int = 0,
-    style: str = "full",
-) -> str:
-    """`count` questions of each task with the right and the model's answer, as text for a console.
-
-    params: all of them, trained and frozen.
-    """
-    counts = {number: count for number in KINDS}
-    plan = plan_questions(clips.talkers, counts, seed, QuestionBook.load(style=style))
-    texts = Asker(task, batch_size=min(32, len(plan))).answers(params, clips, plan)
-    return "\n".join(
-        f"Task {question.task}: {question.user}\n    right: {question.answer}\n    model: {text}"
-        for (_, question), text in zip(plan, texts, strict=True)
-    )

@@ -21,12 +21,13 @@ def write_figures(results: Mapping[str, Scores], directory: Path) -> dict[str, P
     figures: dict[str, Path] = {}
     places = {name: s.task1.azimuths for name, s in results.items() if s.task1 is not None}
     places = {name: azimuths for name, azimuths in places.items() if len(azimuths)}
+    colors = {name: PALETTE[index % len(PALETTE)] for index, name in enumerate(results)}
     if places:
         figures["Task 1: azimuth in the answer against the true one"] = draw_azimuths(
             directory / "task1_azimuth.png", places
         )
         figures["Task 1: talkers placed within so many degrees"] = draw_within(
-            directory / "task1_within.png", places
+            directory / "task1_within.png", places, colors
         )
     kinds = {name: s.task2 for name, s in results.items() if s.task2 is not None}
     if kinds:
@@ -60,16 +61,15 @@ def draw_azimuths(path: Path, places: Mapping[str, np.ndarray]) -> Path:
     return path
 
 
-def draw_within(path: Path, places: Mapping[str, np.ndarray]) -> Path:
+def draw_within(path: Path, places: Mapping[str, np.ndarray], colors: Mapping[str, str]) -> Path:
     """Share of the talkers whose azimuth is off by at most x degrees."""
     grid = np.arange(0.0, 181.0, 1.0)
     with figure(path, 5.6, 3.8) as fig:
         axis = fig.subplots()
-        for index, (name, azimuths) in enumerate(places.items()):
+        for name, azimuths in places.items():
             error = np.sort(azimuth_error(azimuths[:, 0], azimuths[:, 1]))
             share = 100 * np.searchsorted(error, grid, side="right") / len(error)
-            color = PALETTE[index % len(PALETTE)]
-            axis.plot(grid, share, color=color, linewidth=1.8, label=name, drawstyle="steps-post")
+            axis.plot(grid, share, color=colors[name], linewidth=1.8, label=name)
         axis.plot([0, 180], [0, 100], color=MUTED, linewidth=0.9, linestyle=(0, (4, 3)))
         axis.set(xlim=(0, 180), ylim=(0, 100), xlabel="azimuth error at most (degrees)")
         axis.set(ylabel="talkers that were answered (%)", xticks=range(0, 181, 30))

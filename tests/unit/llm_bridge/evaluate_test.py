@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 
 import numpy as np
@@ -14,6 +15,7 @@ from llm_bridge.evaluate import BLIND, CHANCE, HEADS, ZEROED, BridgeEvalConfig
 from llm_bridge.generate import Asked
 from llm_bridge.qa.answers import format_locations
 from llm_bridge.qa.formats import Location
+from spatial_core.config import resolved
 from spatial_core.errors import InputError
 from tests.unit.llm_bridge.released import BACKBONE, of_another_encoder, release, token_set
 
@@ -147,3 +149,18 @@ def test_unknown_language_models_and_settings_are_refused():
 def test_impossible_settings_are_refused(change):
     with pytest.raises(InputError):
         dataclasses.replace(BridgeEvalConfig(tokens="x"), **change)
+
+
+def test_every_backbone_is_rebuilt_from_what_a_run_writes_of_it():
+    changes = {
+        "TinyBackbone": {"layers": 2, "system": True},
+        "SmolLMBackbone": {"dtype": "bfloat16"},
+        "Gemma3Backbone": {},
+        "Gemma3nBackbone": {"preset": "E2B"},
+    }
+    assert changes.keys() == trained.BACKBONES.keys()
+    for name, given in changes.items():
+        module = importlib.import_module(trained.BACKBONES[name])
+        backbone = getattr(module, name)(**given)
+        described = json.loads(resolved.to_json(backbone))
+        assert trained.build_backbone(described) == backbone
