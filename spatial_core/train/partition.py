@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,6 +65,31 @@ def _key_name(key: Any) -> str:
         if hasattr(key, attribute):
             return str(getattr(key, attribute))
     return str(key)
+
+
+def on_mesh(mesh: Mesh, function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function`, to be jitted, so that `split_batch` knows the mesh where it is traced."""
+
+    @functools.wraps(function)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return function(*args, **kwargs)
+
+    return run
+
+
+def split_batch(x: jax.Array, axis: int = 0) -> jax.Array:
+    """`x`, with its batch axis held to the devices; as it is where no mesh is known or it has one.
+
+    Models are free of shardings but for this one: where frozen parameters of a large model are split
+    along the width, the compiler would otherwise split activations along it too, and sum over devices
+    after every matrix product, instead of fetching each layer's parameters.
+    """
+    sizes = jax.sharding.get_abstract_mesh().shape
+    devices = math.prod(sizes.get(name, 1) for name in AXES)
+    if devices == 1 or x.shape[axis] % devices:
+        return x
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*[None] * axis, AXES))
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

@@ -81,13 +81,13 @@ def compile_program(config: TrainConfig, devices: Sequence[jax.Device] | None = 
         init=init,
         init_from=init_from,
         step=jax.jit(
-            train_step,
+            partition.on_mesh(mesh, train_step),
             in_shardings=(shardings, held, batch_sharding),
             out_shardings=(shardings, whole),
             donate_argnums=0,
         ),
         evaluate=jax.jit(
-            state.make_eval_step(config.task, config.seed),
+            partition.on_mesh(mesh, state.make_eval_step(config.task, config.seed)),
             in_shardings=(shardings["params"], held, batch_sharding),
             out_shardings=whole,
         ),

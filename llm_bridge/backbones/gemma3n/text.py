@@ -40,6 +40,7 @@ from llm_bridge.nn import (
     scan_layers,
     stack_layers,
 )
+from spatial_core.train.partition import split_batch
 from spatial_core.typing import Array, Bool, Float, Int
 
 # Of the mean square below which AltUp does not scale a stream up.
@@ -111,7 +112,7 @@ class Gemma3nText(nnx.Module):
         key: Array | None = None,
     ) -> tuple[Float[Array, "b n d"], Cache | None]:
         """Last hidden states; `ids` choose the per-layer embeddings. Unmasked keys are causal."""
-        embeds = embeds.astype(self.config.dtype)
+        embeds = split_batch(embeds.astype(self.config.dtype))
         index = None if cache is None else cache.index
         if cache is not None:
             cache = cache.advance(positions, valid)
@@ -142,7 +143,7 @@ class Gemma3nText(nnx.Module):
         if cache is not None:
             keys, values = ({name: kv[i] for name, kv in own.items()} for i in range(2))
             cache = dataclasses.replace(cache, keys=keys, values=values)
-        return self.norm(self._gather(h, key)), cache
+        return split_batch(self.norm(self._gather(h, key))), cache
 
     def logits(self, hidden: Float[Array, "... d"]) -> Float[Array, "... v"]:
         """Float32 scores, softly capped, by the embedding table."""
@@ -191,8 +192,8 @@ class Gemma3nText(nnx.Module):
             keep = keep or any(source in layers for source in self.config.sources)
 
         def step(layer: Layer, carry: Array, this: LayerInput) -> tuple[Array, KeysValues | None]:
-            carry, given = layer(carry, this, whole, shared)
-            return carry, given if keep else None
+            carry, given = layer(split_batch(carry, axis=1), this, whole, shared)
+            return split_batch(carry, axis=1), given if keep else None
 
         return scan_layers(getattr(self, name), step, h, inputs, remat=self.config.remat)
 
