@@ -51,6 +51,24 @@ def test_every_mode_names_an_example_that_has_its_settings():
         assert any(map(gin_setup.sets, mode.needs)), mode.example
 
 
+def test_precompile_names_its_machine_and_writes_its_report(tmp_path, monkeypatch):
+    seen = {}
+
+    def compiled(config, target):
+        seen.update(task=config.task.name, target=target)
+        return SimpleNamespace(text=lambda: "verdict  fits")
+
+    files, target = ("experiments/quickstart.gin",), ("precompile.target = 'v5p-8'",)
+    told = _preview("precompile", tmp_path, *files, bindings=target)
+    assert "v5p-8: 4 device(s)" in told and f"v5p-8.txt in {tmp_path}" in told
+    monkeypatch.setitem(
+        gin_setup._registered, "precompile", lambda config: compiled(config, "v5p-8")
+    )
+    assert MODES["precompile"].run(tmp_path) == 0
+    assert seen["target"] == "v5p-8"
+    assert (tmp_path / "v5p-8.txt").read_text() == "verdict  fits\n"
+
+
 def test_an_evaluation_says_what_it_scores_and_replaces(tmp_path):
     files = ("experiments/plus.gin", "runs/eval.gin")
     told = _preview("eval", tmp_path, *files)
