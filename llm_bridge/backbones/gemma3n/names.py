@@ -15,6 +15,9 @@ from spatial_core.errors import InputError
 
 TEXT, EMBEDDER, AUDIO = "model.language_model.", "model.embed_audio.", "model.audio_tower."
 
+# The head is the embedding; a file may have it twice.
+HEAD = "lm_head.weight"
+
 _TEXT = {
     "embedding": TEXT + "embed_tokens.weight",
     "per_layer/table": TEXT + "embed_tokens_per_layer.weight",
@@ -160,8 +163,7 @@ def unused(config: Gemma3nTextConfig) -> set[str]:
         for layer in range(config.own_layers, config.layers)
         for name in _UNUSED
     }
-    # The head is the embedding; a file may have it twice.
-    return own | {"lm_head.weight"}
+    return own | {HEAD}
 
 
 def _slices(

@@ -3,7 +3,7 @@
 
 Two kinds of files: Hugging Face's safetensors (one file, or several with an index) and Google's Orbax
 folder. Tensors are cast and, when shardings are given, put onto the devices as soon as a stack is
-complete, so that memory for about one stack is needed besides the model's.
+complete, so that memory for the largest of them (5 GB) is needed besides the model's.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from llm_bridge.backbones.gemma3n.google import GoogleFolder, is_google_folder
 from llm_bridge.backbones.gemma3n.names import (
     AUDIO,
     EMBEDDER,
+    HEAD,
     TEXT,
     Place,
     audio_places,
@@ -88,7 +89,7 @@ def load_audio(
     source = open_weights(path)
     leaves = _leaves(nnx.eval_shape(lambda: Gemma3nAudioEncoder(config, nnx.Rngs(0))))
     places = audio_places({name: leaf.shape for name, leaf in leaves.items()})
-    check(source, places, (AUDIO,), set())
+    check(source, places, (AUDIO,), {HEAD})
     return fill(source, places, leaves, shardings)
 
 
@@ -212,11 +213,15 @@ def fill(
     for name, values in source.tensors(list(places)):
         place = places[name]
         leaf = leaves[place.path]
-        if place.path not in stacks:
-            stacks[place.path] = np.empty(leaf.shape, leaf.dtype)
-        stack = stacks[place.path]
-        target = stack[place.index]
-        target[...] = values.transpose(place.axes).reshape(target.shape)
+        if not place.index:
+            # Not stacked: without a copy where the file has it as we want it, as tables of 5 GB.
+            ours = values.transpose(place.axes).reshape(leaf.shape)
+            stacks[place.path] = np.ascontiguousarray(ours.astype(leaf.dtype, copy=False))
+        else:
+            if place.path not in stacks:
+                stacks[place.path] = np.empty(leaf.shape, leaf.dtype)
+            target = stacks[place.path][place.index]
+            target[...] = values.transpose(place.axes).reshape(target.shape)
         left[place.path] -= 1
         if not left[place.path]:
             stack = stacks.pop(place.path)

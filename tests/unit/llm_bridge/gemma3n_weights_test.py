@@ -259,7 +259,8 @@ def tensors() -> dict[str, np.ndarray]:
 @pytest.fixture(scope="module")
 def single(tensors: dict[str, np.ndarray], tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("single") / "model.safetensors"
-    save_file(tensors, path)
+    head = tensors["model.language_model.embed_tokens.weight"]
+    save_file({**tensors, "lm_head.weight": head}, path)
     return path
 
 
@@ -271,6 +272,9 @@ def same(a: dict[str, Any], b: dict[str, Any]) -> bool:
 def test_a_file_fills_every_parameter(single: Path, tensors: dict[str, np.ndarray]) -> None:
     params = load_text(single, CONFIG)
     language = "model.language_model."
+    assert np.array_equal(params["embedding"], tensors[f"{language}embed_tokens.weight"])
+    top = tensors[f"{language}per_layer_model_projection.weight"]
+    assert np.array_equal(params["per_layer"]["projection"]["kernel"], top.T)
     down = tensors[f"{language}layers.4.mlp.down_proj.weight"]
     assert np.array_equal(params["dense"]["mlp"]["down"]["kernel"][2], down.T)
     query = tensors[f"{language}layers.7.self_attn.q_proj.weight"]
