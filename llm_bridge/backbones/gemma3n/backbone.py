@@ -202,5 +202,5 @@ def _audio_digest(path: str) -> str:
         raise InputError(f"{path} holds no audio encoder: a text-only model cannot hear")
     parts = {}
     for name, values in source.tensors(names):
-        parts[name] = hashlib.sha256(np.ascontiguousarray(values).view(np.uint8)).hexdigest()
+        parts[name] = hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()
     return hashlib.sha256("\n".join(f"{n} {parts[n]}" for n in names).encode()).hexdigest()
