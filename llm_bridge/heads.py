@@ -43,7 +43,7 @@ class Segmentation:
     """How windows become talkers.
 
     speech: probability from which a window has speech. shortest: windows that a talker has at least.
-    angle: degrees between two parts that make them two talkers; distance: or this ratio of distances.
+    angle: degrees between two parts that make them two talkers.
     gap: seconds without speech after which a talker of the same place counts as another, too.
     """
 

@@ -3,7 +3,8 @@
 
 In this order: a question after words that also wants places of everybody is Task 3; one that begins
 like a yes-or-no question is Task 2; one after the words of a certain talker (left, nearer, 40 degrees)
-is Task 4; any other one after words Task 3; the rest asks where somebody is, Task 1.
+is Task 4; any other one after words Task 3; the rest asks where somebody is, Task 1. "Can you tell me"
+and the like is no yes-or-no question: what comes after it counts.
 """
 
 from __future__ import annotations
@@ -25,8 +26,13 @@ _WORDS = re.compile(
 _PLACES_WANTED = re.compile(
     r"\b(where|places?|spots?|positions?|locations?|locate|localize|localise|angles?|comes? from)\b"
 )
+_REQUEST = re.compile(
+    r"^(please |(can|could|will|would) you (please |kindly )?)"
+    r"(?=(tell|give|show|list|name|transcribe|write|type|repeat|locate|find)\b)"
+)
 _YES_NO = re.compile(
-    r"^(is|are|was|were|am|do|does|did|can|could|would|will|has|have|should|must)\b"
+    r"^(is|are|was|were|am|do|does|did|can|could|would|will|has|have|should|must|"
+    r"tell me (if|whether))\b"
 )
 _YES_NO_LATER = re.compile(r"[:,]\s*(is|are|does|do|more than|less than)\b")
 _ONE_TALKER = re.compile(
@@ -40,6 +46,7 @@ def guess_task(question: str) -> int:
     text = " ".join(question.casefold().split())
     if not text:
         raise InputError("the question is empty: ask something, such as 'Where is the voice?'")
+    text = _REQUEST.sub("", text)
     words = bool(_WORDS.search(text))
     one = bool(_ONE_TALKER.search(text))
     if words and _PLACES_WANTED.search(text) and not one:

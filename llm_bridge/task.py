@@ -144,7 +144,7 @@ class BridgeTask:
             )
         where = flatten_dict(shardings, sep="/")
         placed = {
-            path: jax.device_put(have[path].astype(leaf.dtype), where[path])
+            path: jax.device_put(have[path].astype(leaf.dtype, copy=False), where[path])
             for path, leaf in wanted.items()
         }
         return unflatten_dict(placed, sep="/")
@@ -221,7 +221,7 @@ class BridgeTask:
         return bridge.model.logits(asked)
 
     def example_batch(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shapes of a batch; see `llm_bridge.questions.QuestionStream`."""
+        """Shapes of a batch; see `llm_bridge.stream.QuestionStream`."""
         row, answer = (batch_size, self.length), (batch_size, self.answer_length)
         soft = (batch_size, self.soft)
         leaves: dict[str, tuple[tuple[int, ...], Any]] = {

@@ -120,7 +120,7 @@ class TinyBackbone:
 
     @property
     def weights_digest(self) -> str:
-        """None: it is trained from scratch."""
+        """Empty: it is trained from scratch."""
         return ""
 
     @property

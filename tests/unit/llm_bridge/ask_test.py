@@ -78,6 +78,11 @@ def test_every_wording_of_the_book_goes_to_its_task():
         ("Transcribe everything you hear and tell me where each speaker is located.", 3),
         ("Transcribe the person closer to me.", 4),
         ("what is being said", 3),
+        ("Can you tell me what they say?", 3),
+        ("Could you please transcribe the person on my right?", 4),
+        ("Will you tell me where the voice is?", 1),
+        ("Could you tell me if somebody is on my left?", 2),
+        ("Can you hear anybody behind me?", 2),
     ],
 )
 def test_other_words_are_understood(question, task):
