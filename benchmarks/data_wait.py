@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Does training wait for its data? Short runs of an experiment, with each way to make examples.
 
-    python benchmarks/data_wait.py [--gin_file=experiments/phasecoder_paper_s.gin] [--batch=32]
+    python benchmarks/data_wait.py [--gin_file=experiments/phasecoder_paper_s.gin] [--batch=16]
 
 The loop itself says what share of the time between two records the step stood still for the next batch
 (`data_wait` of metrics.jsonl). Printed is the second half of each run, after the compilation. Inside the
@@ -66,12 +66,13 @@ def main() -> None:
     """Runs and prints a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--gin_file", default="experiments/phasecoder_paper_s.gin")
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--ways", type=int, nargs="*", default=list(range(len(WAYS))))
     options = parser.parse_args()
     print(f"{options.gin_file}, batch {options.batch}, {options.steps} steps\n")
     print("| examples made by | examples/s | waits for data | minutes |\n|---|---|---|---|")
-    for name, way in WAYS.items():
+    for name, way in [list(WAYS.items())[n] for n in options.ways]:
         begin = time.monotonic()
         record = run(way, options)
         spent = (time.monotonic() - begin) / 60
