@@ -139,9 +139,11 @@ class Precompiled:
         return [("verdict", f"{'fits' if self.fits else 'does not fit'}: {share}{certain}")]
 
 
-def precompile(config: TrainConfig, target: str = HERE) -> Precompiled:
+def precompile(config: TrainConfig, target: str = HERE, effort: float = 0.0) -> Precompiled:
     """Compile the training step of `config` for a target; see `targets.names`.
 
+    effort: -1 to 1, how hard the TPU compiler works for speed; -1 answers in a third of the time, with a
+    program that may hold a little more or less.
     The mesh is the configured one if that has as many devices as the target, else all of them as
     `fsdp`. InputError for an unknown target, a missing compiler or a batch that does not divide.
     """
@@ -172,7 +174,7 @@ def precompile(config: TrainConfig, target: str = HERE) -> Precompiled:
         },
         held={name: shard_bytes(tree) for name, tree in held.items() if shard_bytes(tree)},
         products=product_flops(traced.jaxpr),
-        compiled=_compile(traced),
+        compiled=_compile(traced, effort),
     )
 
 
@@ -205,9 +207,10 @@ def _check_parts(config: TrainConfig, devices: int) -> None:
         )
 
 
-def _compile(traced: Any) -> Compiled:
+def _compile(traced: Any, effort: float) -> Compiled:
+    options = {"exec_time_optimization_effort": effort} if effort else None
     try:
-        done = traced.lower().compile()
+        done = traced.lower().compile(options)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
