@@ -59,10 +59,10 @@ class TinyBackbone:
     """
 
     layers: int = 4
-    width: int = 192
-    heads: int = 6
-    kv_heads: int = 6
-    hidden: int = 512
+    width: int = 128
+    heads: int = 4
+    kv_heads: int = 4
+    hidden: int = 384
     system: bool = False
     remat: bool = False
     name: str = "tiny"
@@ -103,6 +103,7 @@ class TinyBackbone:
             audio_width=self.audio_width,
             embed_scale=self.width**0.5,
             remat=self.remat,
+            unroll=True,
         )
 
     def build(self, rngs: nnx.Rngs) -> Decoder:
