@@ -215,6 +215,10 @@ def _from_run(path: Path, which: str | int) -> SavedBridge:
     config = json.loads(config_path.read_text(encoding="utf-8")) if config_path.is_file() else {}
     settings = dict(config.get("task", {}).get("backbone") or {})
     training = {key: config[key] for key in ("seed", "optimizer", "data") if key in config}
+    if "data" in training:
+        # Where tokens lay means nothing on another machine; the language model is in `settings`.
+        left_out = ("tokens", "backbone")
+        training["data"] = {k: v for k, v in training["data"].items() if k not in left_out}
     return SavedBridge(params, metadata, step, settings, training, "", path)
 
 

@@ -18,6 +18,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 
 from llm_bridge.backbones.packaged import PackagedFile
+from llm_bridge.layout import MAX_SOFT, token_count
 from llm_bridge.protocol import AudioEncoder
 from spatial_core.data.records import HOP, SAMPLE_RATE
 from spatial_core.errors import InputError
@@ -176,11 +177,12 @@ def whisper_tiny_encoder(block: float = 10.0) -> AudioEncoder:
 
     def call(audio: NDArray[np.float32]) -> NDArray[np.float32]:
         seconds = len(audio) / SAMPLE_RATE
-        if seconds > SECONDS:
+        if token_count(len(audio)) > MAX_SOFT:
             raise InputError(f"the clip has {seconds:.1f} s: Whisper hears {SECONDS} s at once")
         filled = min(SECONDS, math.ceil((seconds + 1) / block) * block)
         whole = np.zeros(round(filled * SAMPLE_RATE), np.float32)
-        whole[: len(audio)] = audio
+        # The last token may end up to 80 ms behind 30 s.
+        whole[: len(audio)] = audio[: len(whole)]
         return stack(np.asarray(run(params, jnp.asarray(log_mel(whole)))), len(audio))
 
     return call

@@ -20,7 +20,7 @@ from spatial_core.train.config import TrainConfig
 
 # A network of one small block compiles in seconds; what is checked is how the files fit together.
 _SMALL = {
-    "TrainConfig": ("SceneStream.batch_size = 8",),
+    "SceneStream": ("batch_size = 8",),
     "PaperConfig": ("width = 32", "heads = 1", "head_width = 16", "hidden = 32", "blocks = 1"),
     "PlusConfig": ("width = 32", "heads = 1", "head_width = 16", "hidden = 32", "blocks = 1"),
     "BankStream": ("batch_size = 8",),
@@ -97,9 +97,9 @@ def _parse_small(command: Command) -> list[Path]:
     gin_setup.parse(command.files, command.bindings, roots=ROOTS)
     text = gin_setup.bound_config()
     small = [
-        value if "." in value.split(" ")[0] else f"{name}.{value}"
+        f"{name}.{value}"
         for name, values in _SMALL.items()
-        if gin_setup.sets(name) or f"@{name}(" in text
+        if gin_setup.sets(name) or re.search(rf"[@/]{name}\(", text)
         for value in values
     ]
     small += [f"{name} = {value}" for name, value in _MACROS.items() if f"%{name}\n" in text]

@@ -171,13 +171,14 @@ def test_a_run_becomes_a_release(tmp_path):
     state = {"step": jnp.int32(40), "params": given, "opt_state": {"mu": jnp.ones(3)}}
     Checkpoints(run, metadata=METADATA).save(state)
     task = {"class": "BridgeTask", "backbone": resolved.describe(Backbone())}
-    (run / "config.json").write_text(json.dumps({"task": task, "seed": 4}))
+    data = {"tokens": "/somewhere/of/mine", "backbone": task["backbone"], "style": "brief"}
+    (run / "config.json").write_text(json.dumps({"task": task, "data": data, "seed": 4}))
     with pytest.raises(InputError, match=f"encoder_digest: '{ENCODER}' -> '{OTHER}'"):
         load_bridge(run, {"encoder_digest": OTHER})
     folder = release_run(run, tmp_path / "released", training={"minutes": 3})
     bridge = load_bridge(folder, METADATA)
     assert bridge.step == 40 and bridge.backbone["name"] == "small"
-    assert bridge.training == {"seed": 4, "minutes": 3}
+    assert bridge.training == {"seed": 4, "data": {"style": "brief"}, "minutes": 3}
     assert set(flatten_tree(bridge.params)) == set(flatten_tree(params()))
     assert tree_digest(bridge.params) == tree_digest(params())
 

@@ -88,9 +88,11 @@ def test_the_loss_is_that_of_the_answers_ids_alone(params):
 
 
 def test_what_is_behind_the_answer_and_in_padding_changes_nothing(params):
-    batch = _stream().batch(0)
+    batch = _stream(soft=10).batch(0)  # clips have 8
     changed = dict(batch, ids=np.where(batch["valid"], batch["ids"], 7))
-    changed["audio"] = batch["audio"] + 0.0
+    for name in ("tokens", "audio"):
+        changed[name] = batch[name].copy()
+        changed[name][:, 8:] = 5.0
     first = TASK.loss(params, batch, jax.random.key(0), False)[0]
     np.testing.assert_allclose(
         TASK.loss(params, changed, jax.random.key(0), False)[0], first, rtol=1e-6
