@@ -12,6 +12,7 @@ import pytest
 from absl import flags
 
 from launch import configurables, main, modes
+from llm_bridge import cli as ask
 from phasecoder import cli
 from spatial_core.config import gin_setup
 from spatial_core.geometry.arrays import MicArray
@@ -64,6 +65,18 @@ def test_phasecoder_commands_parse():
         words = shlex.split(command.split(">")[0])[1:]
         try:
             parser.parse_args(words)
+        except SystemExit as stop:
+            pytest.fail(f"{page}: {command!r} does not parse (exit {stop.code})")
+
+
+def test_spatial_ask_commands_parse():
+    commands = [(page, command) for page, command in _commands("spatial-ask ") if "--" in command]
+    assert len(commands) >= 5
+    parser = ask.build_parser()
+    for page, command in commands:
+        words = shlex.split(re.split("[<>]", command)[0])[1:]
+        try:
+            parser.parse_intermixed_args(words)
         except SystemExit as stop:
             pytest.fail(f"{page}: {command!r} does not parse (exit {stop.code})")
 

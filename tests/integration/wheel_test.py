@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("launch", "phasecoder", "spatial_core")
+PACKAGES = ("launch", "llm_bridge", "phasecoder", "spatial_core")
 SOURCES = (*PACKAGES, "gin", "setup.cfg", "pyproject.toml", "README.md", "LICENSE")
 
 
@@ -106,14 +106,27 @@ def test_shipped_checkpoint_is_whole_in_the_installed_package(site):
     assert all(int(count) > 0 for count in counts.split())
 
 
-def test_phasecoder_command_is_declared_and_helps(site):
+def test_wordings_and_pieces_are_readable_from_the_installed_package(site):
+    code = (
+        "from llm_bridge.backbones.tiny import TinyBackbone\n"
+        "from llm_bridge.qa.book import QuestionBook\n"
+        "print(QuestionBook.load().name, TinyBackbone().tokenizer.vocab_size)"
+    )
+    assert _run(site, code).startswith("en ")
+
+
+@pytest.mark.parametrize(
+    ("name", "example"),
+    [("phasecoder", "phasecoder localize room.wav"), ("spatial-ask", "spatial-ask room.wav")],
+)
+def test_commands_are_declared_and_help(site, name, example):
     code = (
         "import sys\n"
         "from importlib import metadata\n"
         "(entry,) = [e for e in metadata.distribution('spatial-audio-stack').entry_points\n"
-        "            if e.name == 'phasecoder']\n"
+        "            if e.name == sys.argv[1]]\n"
         "main = entry.load()\n"
-        "sys.argv = ['phasecoder', '--help']\n"
+        "sys.argv = [sys.argv[1], '--help']\n"
         "main()"
     )
-    assert "phasecoder localize room.wav" in _run(site, code)
+    assert example in _run(site, code, name)
