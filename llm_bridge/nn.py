@@ -59,7 +59,7 @@ class Linear(nnx.Module):
             kept = 1.0 - self.lora_dropout
             # The salt, one per linear map, keeps maps that read the same x independent.
             mask = jax.random.bernoulli(jax.random.fold_in(key, self.salt), kept, x.shape)
-            # Else the TPU compiler draws the bits inside the product, which takes it hours.
+            # Else the TPU compiler draws the bits inside the product, which it compiles very slowly.
             mask = jax.lax.optimization_barrier(mask)
             x = jnp.where(mask, x / kept, 0).astype(self.dtype)
         low = x @ self.lora_a[...].astype(self.dtype)
