@@ -39,7 +39,7 @@ from spatial_core.train.loop import train
 
 FRESH, SRP = "this run", "SRP-PHAT"
 # Seconds that the stages take on two CPU cores: only their proportions matter, for the time left.
-_STAGES = {"scenes": 15.0, "training": 165.0, "evaluation": 115.0, "recording": 30.0, "report": 5.0}
+_STAGES = {"scenes": 15.0, "training": 90.0, "evaluation": 115.0, "recording": 30.0, "report": 5.0}
 _CALIBRATION_BATCHES = 8
 _REHEARSAL_SNR_DB = 30.0
 _REHEARSAL_DISTANCE = 3.0  # metres at most: a talker in the same part of the room
