@@ -148,8 +148,7 @@ def test_help_teaches_with_examples():
     [
         (
             ("--run_mode=trian",),
-            "--run_mode=trian is unknown; choose among train, eval, inspect, generate, "
-            "export_tokens, release, quickstart; did you mean 'train'?",
+            f"--run_mode=trian is unknown; choose among {', '.join(MODES)}; did you mean 'train'?",
         ),
         (("--dryrun",), "Unknown command line flag 'dryrun'. Did you mean: dry_run ?; see --help"),
         (("--num_processes=two",), "flag --num_processes=two: invalid literal"),
