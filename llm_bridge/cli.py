@@ -4,12 +4,11 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from spatial_core.errors import InputError
+from spatial_core.errors import InputError, run_command
 
 if TYPE_CHECKING:
     from llm_bridge.api import BridgeModel, Heard
@@ -41,17 +40,7 @@ Exit codes: 0 done, 2 the input cannot be used, 130 stopped by Ctrl-C.
 def main(argv: Sequence[str] | None = None) -> int:
     """Answer; returns the exit code (0 done, 2 unusable input, 130 interrupted)."""
     arguments = build_parser().parse_intermixed_args(argv)
-    try:
-        return _run(arguments)
-    except InputError as error:
-        return _fail(str(error))
-    except BrokenPipeError:  # the reader, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except OSError as error:
-        return _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
-    except KeyboardInterrupt:
-        return 130
+    return run_command("spatial-ask", lambda: _run(arguments))
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -150,11 +139,6 @@ def _questions(given: str | None) -> Iterator[str]:
             return
         if line.strip():
             yield line.strip()
-
-
-def _fail(message: str) -> int:
-    print(f"spatial-ask: error: {message}", file=sys.stderr)
-    return 2
 
 
 if __name__ == "__main__":

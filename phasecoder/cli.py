@@ -5,12 +5,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from spatial_core.errors import InputError
+from spatial_core.errors import InputError, run_command
 
 _EPILOG = """examples:
   phasecoder localize room.wav --mics respeaker_4mic
@@ -50,17 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = build_parser()
     arguments = parser.parse_args(argv)
     run: Callable[[argparse.Namespace], int] = arguments.run
-    try:
-        return run(arguments)
-    except InputError as error:
-        return _fail(str(error))
-    except BrokenPipeError:  # the reader, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except OSError as error:
-        return _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
-    except KeyboardInterrupt:
-        return 130
+    return run_command("phasecoder", lambda: run(arguments))
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -254,11 +243,6 @@ def _check_plot(path: str | None) -> None:
         raise InputError(f"plots are PNG files: {path!r} must end in .png")
     if not Path(path).absolute().parent.is_dir():
         raise InputError(f"the folder of {path!r} does not exist: make it first")
-
-
-def _fail(message: str) -> int:
-    print(f"phasecoder: error: {message}", file=sys.stderr)
-    return 2
 
 
 if __name__ == "__main__":

@@ -4,21 +4,19 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from spatial_core.config import resolved
-from spatial_core.data.shards import Shard, json_digest, write_json
+from spatial_core.data.shards import Shard, json_digest, read_manifest, write_json
 from spatial_core.errors import InputError
 
 NAME = "manifest.json"
 FORMAT = "llm_bridge token set"
 VERSION = 1
 MAX_SHARDS = 10**5
-_MAX_BYTES = 64 * 2**20
 _PLAIN = (
     "encoder",
     "hop",
@@ -114,24 +112,7 @@ def save(manifest: Manifest, folder: Path) -> None:
 def load(folder: Path) -> Manifest:
     """Read the manifest; InputError when there is none, or it is not one that this version reads."""
     path = folder / NAME
-    if not path.is_file():
-        raise InputError(
-            f"{folder} holds no tokens (no {NAME}): make them with --run_mode=export_tokens, or "
-            "correct the folder"
-        )
-    if path.stat().st_size > _MAX_BYTES:
-        raise InputError(f"{path} has {path.stat().st_size} bytes: it is not a manifest of tokens")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise InputError(f"{path} is not the manifest of a token set")
-    if content.get("version") != VERSION:
-        raise InputError(
-            f"{path} has version {content.get('version')!r}, this program reads {VERSION}: export "
-            "the tokens again"
-        )
+    content = read_manifest(path, "token set", FORMAT, VERSION, "export the tokens again")
     try:
         return _parsed(content, path)
     except (KeyError, TypeError, AttributeError, ValueError) as error:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from spatial_core.config import resolved
-from spatial_core.data.shards import Shard, json_digest, shard_fault, write_json
+from spatial_core.data.shards import Shard, json_digest, read_manifest, shard_fault, write_json
 from spatial_core.errors import InputError
 from spatial_core.geometry.arrays import MicArray
 from spatial_core.sim.rir import RirSimulator
@@ -23,7 +22,6 @@ from spatial_core.sim.scene import SceneConfig
 NAME = "manifest.json"
 FORMAT = "spatial_core room response bank"
 VERSION = 1
-_MAX_BYTES = 64 * 2**20
 _MAX_TAPS = 2**20
 MAX_SHARDS = 10**5
 # What a stream may choose anew; all other settings of a scene shape its room responses.
@@ -161,24 +159,9 @@ def save(manifest: Manifest, folder: Path) -> None:
 def load(folder: Path) -> Manifest:
     """Read the manifest; InputError when there is none, or it is not one that this version reads."""
     path = folder / NAME
-    if not path.is_file():
-        raise InputError(
-            f"{folder} holds no bank (no {NAME}): make one with --run_mode=generate, or correct the "
-            "folder"
-        )
-    if path.stat().st_size > _MAX_BYTES:
-        raise InputError(f"{path} has {path.stat().st_size} bytes: it is not a bank's manifest")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise InputError(f"{path} is not the manifest of a room response bank")
-    if content.get("version") != VERSION:
-        raise InputError(
-            f"{path} has version {content.get('version')!r}, this program reads {VERSION}: make the "
-            "bank again"
-        )
+    content = read_manifest(
+        path, "room response bank", FORMAT, VERSION, "make the bank with --run_mode=generate"
+    )
     try:
         if content["config_sha256"] != json_digest(content["config"]):
             raise InputError(

@@ -16,6 +16,8 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 
 from spatial_core.errors import InputError
 
+_MAX_MANIFEST = 64 * 2**20
+
 Progress = Callable[[str], None]
 
 # One record a chunk, because training reads them in any order; float16 noise does not compress.
@@ -141,3 +143,30 @@ class Report:
             f"{folder}: {self._total:,} {self._what}, {self._there:,} of them kept from before, "
             f"{time.monotonic() - self._start:.0f} s"
         )
+
+
+def read_manifest(path: Path, what: str, name: str, version: int, again: str) -> dict[str, Any]:
+    """The content of a folder's manifest.
+
+    what: the folder's content in a message; name, version: its "format" and "version"; again: what
+    makes it anew. InputError when there is none, or it is not one that this version reads.
+    """
+    if not path.is_file():
+        raise InputError(
+            f"{path.parent} holds no {what} (no {path.name}): {again}, or correct the folder"
+        )
+    if path.stat().st_size > _MAX_MANIFEST:
+        raise InputError(
+            f"{path} has {path.stat().st_size} bytes: it is not a manifest of a {what}"
+        )
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(content, dict) or content.get("format") != name:
+        raise InputError(f"{path} is not the manifest of a {what}")
+    if content.get("version") != version:
+        raise InputError(
+            f"{path} has version {content.get('version')!r}, this program reads {version}: {again}"
+        )
+    return content

@@ -226,7 +226,7 @@ def test_shards_that_cannot_be_opened_are_refused(bank):
 
 
 def test_manifest_that_is_missing_or_wrong_is_refused(bank, tmp_path):
-    with pytest.raises(InputError, match="holds no bank"):
+    with pytest.raises(InputError, match="holds no room response bank"):
         small_stream(tmp_path / "nowhere").batch(0)
     path = bank / bank_manifest.NAME
     text = path.read_text()

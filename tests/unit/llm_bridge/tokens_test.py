@@ -186,7 +186,7 @@ def test_other_settings_and_edited_manifests_are_refused(tmp_path: Path) -> None
     with pytest.raises(InputError, match="not valid JSON"):
         TokenSet(folder)
     path.unlink()
-    with pytest.raises(InputError, match="holds no tokens"):
+    with pytest.raises(InputError, match="holds no token set"):
         TokenSet(folder)
 
 
