@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 
 from llm_bridge.nn import Cache
-from spatial_core.typing import Array
+from spatial_core.typing import Array, Params
 
 AudioEncoder = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
@@ -132,8 +132,13 @@ class Backbone(Protocol):
         """A `LanguageModel` with fresh parameters; traceable."""
         ...
 
-    def load(self) -> dict[str, Any] | None:
-        """Pretrained parameters, nested dict of numpy arrays; None: it is trained from scratch."""
+    def load(self, shardings: Params | None = None) -> Params | None:
+        """Pretrained parameters, nested dict; None: it is trained from scratch.
+
+        shardings: by leaf. A leaf that has one goes straight to its devices, in the type that `build`
+        gives it, so that no host holds the whole model; the others, all without `shardings`, are
+        numpy arrays.
+        """
         ...
 
     @property

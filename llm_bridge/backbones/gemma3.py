@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
@@ -22,6 +21,7 @@ from llm_bridge.backbones.gguf_weights import read_decoder
 from llm_bridge.backbones.packaged import PackagedFile
 from llm_bridge.backbones.whisper import FEATURES, whisper_identity, whisper_tiny_encoder
 from llm_bridge.protocol import AudioEncoder, SoftTokenIds
+from spatial_core.typing import Params
 
 DIGESTS = (
     "d47b1ae926d2c8f811264dd879ba155e80f120bed270189051c09c3542e59e83",
@@ -115,9 +115,9 @@ class Gemma3Backbone:
         """A decoder with fresh parameters."""
         return Decoder(self.config, rngs=rngs)
 
-    def load(self) -> dict[str, Any] | None:
+    def load(self, shardings: Params | None = None) -> Params:
         """The published weights; `audio` is not among them and starts fresh."""
-        return read_decoder(_file(), self.config, IDS)
+        return read_decoder(_file(), self.config, IDS, shardings)
 
     def prompt(self, system: str, user: str) -> tuple[list[int], list[int]]:
         """System text, soft tokens, question and `Answer:`, each on lines of its own."""

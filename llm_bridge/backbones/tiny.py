@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 import numpy as np
 from flax import nnx
@@ -15,6 +14,7 @@ from llm_bridge.backbones.decoder import Decoder, DecoderConfig
 from llm_bridge.backbones.pieces import PieceTokenizer
 from llm_bridge.protocol import AudioEncoder, SoftTokenIds
 from spatial_core.data.records import HOP, SAMPLE_RATE
+from spatial_core.typing import Params
 
 MELS = 40
 FRAME = 400  # samples, 25 ms
@@ -110,7 +110,7 @@ class TinyBackbone:
         """A decoder with fresh parameters."""
         return Decoder(self.config, rngs=rngs)
 
-    def load(self) -> dict[str, Any] | None:
+    def load(self, shardings: Params | None = None) -> None:
         """Nothing: it is trained from scratch."""
         return None
 

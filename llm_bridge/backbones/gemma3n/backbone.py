@@ -31,6 +31,7 @@ from llm_bridge.protocol import AudioEncoder, SoftTokenIds
 from spatial_core.data.records import HOP
 from spatial_core.errors import InputError
 from spatial_core.nn.functional import Functional
+from spatial_core.typing import Params
 
 EOS, BOS, START_OF_TURN, END_OF_TURN = 1, 2, 105, 106
 # BSA and ESA are <unused0> and <unused1>; an answer ends like a turn.
@@ -110,9 +111,9 @@ class Gemma3nBackbone:
         """The text decoder with fresh parameters."""
         return Gemma3nText(self.config.text, rngs)
 
-    def load(self) -> dict[str, Any]:
+    def load(self, shardings: Params | None = None) -> Params:
         """The published parameters of the text decoder; InputError lists what the files lack."""
-        return weights.load_text(self._weights(), self.config.text)
+        return weights.load_text(self._weights(), self.config.text, shardings)
 
     def prompt(self, system: str, user: str) -> tuple[list[int], list[int]]:
         """The chat template: one turn that holds system text, sound and question.

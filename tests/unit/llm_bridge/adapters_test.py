@@ -231,7 +231,7 @@ class FrozenTiny(TinyBackbone):
     hidden: int = 64
     trainable: str = ""
 
-    def load(self):
+    def load(self, shardings=None):
         functional = Functional(self.build)
         return jax.tree.map(np.asarray, jax.jit(functional.init)(jax.random.key(9)))
 

@@ -16,9 +16,13 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 from safetensors.numpy import save_file
 
+from llm_bridge.backbones.gemma3n import backbone as backbone_module
 from llm_bridge.backbones.gemma3n.audio import Gemma3nAudioConfig
-from llm_bridge.backbones.gemma3n.config import small_text
+from llm_bridge.backbones.gemma3n.backbone import Gemma3nBackbone
+from llm_bridge.backbones.gemma3n.config import Gemma3nConfig, small_text
 from llm_bridge.backbones.gemma3n.weights import load_audio, load_text, open_weights
+from llm_bridge.lora import LoraConfig
+from llm_bridge.task import BridgeTask
 from spatial_core.errors import InputError
 from spatial_core.io.export import flatten_tree
 from spatial_core.train.partition import MeshConfig, make_mesh
@@ -397,3 +401,23 @@ def test_leaves_go_onto_the_shardings_given(single: Path) -> None:
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(placed))
     assert {leaf.sharding for leaf in jax.tree.leaves(placed)} == {jax.tree.leaves(onto)[0]}
     assert same(placed, host)
+
+
+def test_a_bridge_has_its_frozen_weights_read_onto_their_devices(
+    single: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = Gemma3nConfig("gemma3n-e4b", CONFIG, AUDIO)
+    monkeypatch.setitem(backbone_module._PRESETS, "E4B", lambda **changes: sizes)
+    given = []
+
+    class Watched(Gemma3nBackbone):
+        def load(self, shardings=None):
+            params = super().load(shardings)
+            given.extend(jax.tree.leaves(params))
+            return params
+
+    task = BridgeTask(Watched(weights=str(single), dtype="float32"), LoraConfig(rank=2))
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    frozen = task.load_frozen(jax.tree.map(lambda _: here, task.frozen_shapes()))
+    assert given and all(isinstance(leaf, jax.Array) for leaf in given)
+    assert same(frozen["model"], load_text(single, CONFIG))
