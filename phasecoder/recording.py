@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import soxr
 from numpy.typing import NDArray
 
+from spatial_core.audio.blocks import checked_rate, float_samples, pieces, resampled
 from spatial_core.audio.checks import name_channels
 from spatial_core.audio.io import AudioStream, stream_audio
 from spatial_core.data.records import HOP, SAMPLE_RATE, WINDOW
@@ -24,7 +24,6 @@ from spatial_core.geometry.arrays import MicArray
 
 # One block is what the encoder answers at once: 64 hops, 10.24 s.
 BLOCK = 64 * HOP
-MIN_RATE, MAX_RATE = 2000, 768000
 FULL_SCALE = 0.999
 _CLIPPED_SHARE = 1e-3
 # Power of -110 dB re full scale, under the last bit of 16-bit audio.
@@ -124,7 +123,7 @@ class Recording:
 
     def _keep(self, block: NDArray[np.float32]) -> None:
         """Add the block to the running stretch; a full one replaces the kept one if it is louder."""
-        for piece in _pieces(block, EXCERPT):
+        for piece in pieces(block, EXCERPT):
             kept, running = self._stretches
             if sum(part.shape[1] for part in running) + piece.shape[1] > EXCERPT:
                 kept, running = max(kept, running, key=_energy), []
@@ -168,13 +167,14 @@ def open_recording(audio: AudioInput, array: MicArray, sample_rate: int | None) 
     """
     if isinstance(audio, str | Path):
         return _open_file(Path(audio), array, sample_rate)
-    rate = _check_rate(sample_rate)
+    rate = checked_rate(sample_rate, "sample_rate")
     if isinstance(audio, np.ndarray):
-        pieces = _pieces(_as_float(audio, array), max(1, BLOCK * rate // SAMPLE_RATE))
-        blocks = _rebuilt(_resampled(pieces, rate))
+        cut = pieces(_as_float(audio, array), max(1, BLOCK * rate // SAMPLE_RATE))
+        blocks = _rebuilt(resampled(cut, rate, SAMPLE_RATE))
     else:
         # Live blocks are passed on as they come, so that each is answered at once.
-        blocks = _resampled((_as_float(np.asarray(block), array) for block in audio), rate)
+        live = (_as_float(np.asarray(block), array) for block in audio)
+        blocks = resampled(live, rate, SAMPLE_RATE)
     recording = Recording(blocks, array, "the audio", rate)
     _note_rate(recording)
     return recording
@@ -219,16 +219,6 @@ def _rebuilt(blocks: Iterable[NDArray[np.float32]]) -> Iterator[NDArray[np.float
         yield np.concatenate(held, axis=1)
 
 
-def _check_rate(sample_rate: int | None) -> int:
-    if sample_rate is None:
-        raise InputError("audio given as an array needs sample_rate=... in Hz")
-    if not MIN_RATE <= sample_rate <= MAX_RATE or int(sample_rate) != sample_rate:
-        raise InputError(
-            f"sample_rate is {sample_rate}: give it in Hz, {MIN_RATE} to {MAX_RATE}, a whole number"
-        )
-    return int(sample_rate)
-
-
 def _note_rate(recording: Recording) -> None:
     if recording.source_rate != SAMPLE_RATE:
         recording.notes.append(f"resampled from {recording.source_rate} Hz to {SAMPLE_RATE} Hz")
@@ -260,30 +250,4 @@ def _as_float(audio: NDArray[Any], array: MicArray) -> NDArray[np.float32]:
             "[channels, samples]"
         )
     _check_channels(audio.shape[0], array, "the audio")
-    if np.issubdtype(audio.dtype, np.signedinteger):
-        return (audio / -float(np.iinfo(audio.dtype).min)).astype(np.float32)
-    if not np.issubdtype(audio.dtype, np.floating):
-        raise InputError(f"audio must be float or signed integer, got {audio.dtype}")
-    return audio.astype(np.float32, copy=False)
-
-
-def _pieces(samples: NDArray[np.float32], size: int) -> Iterator[NDArray[np.float32]]:
-    for first in range(0, samples.shape[1], size):
-        yield samples[:, first : first + size]
-
-
-def _resampled(pieces: Iterable[NDArray[Any]], rate: int) -> Iterator[NDArray[np.float32]]:
-    """The same sound at 16 kHz, piece by piece; one filter for all channels keeps their delays."""
-    if rate == SAMPLE_RATE:
-        yield from pieces
-        return
-    stream: soxr.ResampleStream | None = None
-    channels = 0
-    for piece in pieces:
-        if stream is None:
-            channels = piece.shape[0]
-            stream = soxr.ResampleStream(rate, SAMPLE_RATE, channels, dtype="float32")
-        yield np.ascontiguousarray(stream.resample_chunk(np.ascontiguousarray(piece.T)).T)
-    if stream is not None:
-        tail = stream.resample_chunk(np.zeros((0, channels), np.float32), last=True)
-        yield np.ascontiguousarray(tail.T)
+    return float_samples(audio)
