@@ -11,7 +11,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 # Each package may import itself and those before it, never those after.
-LAYERS = ("spatial_core", "phasecoder", "llm_bridge", "launch")
+LAYERS = ("spatial_core", "phasecoder", "llm_bridge", "sciphi", "launch")
+# Neither of the two systems is built on the other, not even by way of what they share.
+NEVER = {"sciphi": "phasecoder", "phasecoder": "sciphi"}
 FOLDERS = (*LAYERS, "tests", "benchmarks")
 GIN_FILE = "spatial_core/config/gin_setup.py"
 MAX_MODULE_LINES = 480
@@ -67,6 +69,47 @@ def test_dependencies_point_one_way(package: str) -> None:
         if name.split(".")[0] in (*above, "tests", "benchmarks")
     ]
     assert wrong == []
+
+
+def imported_at_once(path: Path) -> set[str]:
+    """Full names of what importing a file imports: not what functions import, nor types alone."""
+    found, blocks = set(), [tree(path).body]
+    while blocks:
+        for node in blocks.pop():
+            if isinstance(node, ast.Import):
+                found.update(alias.name for alias in node.names)
+            elif isinstance(node, ast.ImportFrom):
+                found.update(f"{node.module}.{alias.name}" for alias in node.names)
+            elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+                blocks.append(node.orelse)
+            elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                blocks += [getattr(node, name, []) for name in ("body", "orelse", "finalbody")]
+                blocks += [handler.body for handler in getattr(node, "handlers", [])]
+    return found
+
+
+def module_files(name: str) -> list[Path]:
+    """The files that importing a dotted name of ours runs: of its packages, and its own."""
+    parts = name.split(".")
+    files = []
+    for count in range(1, len(parts) + 1):
+        place = ROOT.joinpath(*parts[:count])
+        files += [place / "__init__.py", place.with_suffix(".py")]
+    return [path for path in files if path.is_file()]
+
+
+@pytest.mark.parametrize("package", NEVER)
+def test_the_two_systems_never_meet(package: str) -> None:
+    """Whatever a file of a system imports anywhere, importing that never reaches the other system."""
+    reached = {path: "" for path in sources(package)}
+    waiting = [(path, name) for path in reached for name in imported(path)]
+    while waiting:
+        path, name = waiting.pop()
+        assert name.split(".")[0] != NEVER[package], f"{relative(path)}: {reached[path]}"
+        for file in module_files(name):
+            if file not in reached and file.relative_to(ROOT).parts[0] in LAYERS:
+                reached[file] = f"imported by {relative(path)} ({reached[path]})"
+                waiting += [(file, each) for each in imported_at_once(file)]
 
 
 def test_only_one_file_imports_gin() -> None:
@@ -131,7 +174,7 @@ def test_nothing_is_configured_at_import() -> None:
     calls = ("jax.config.update", "np.random.seed", "random.seed", "logging.basicConfig")
     found = [
         f"{relative(path)}:{statement.lineno}"
-        for path in sources("spatial_core", "phasecoder", "llm_bridge")
+        for path in sources(*LAYERS[:-1])
         for statement in tree(path).body
         if isinstance(statement, ast.Expr)
         and isinstance(statement.value, ast.Call)

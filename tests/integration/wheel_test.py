@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("launch", "llm_bridge", "phasecoder", "spatial_core")
+PACKAGES = ("launch", "llm_bridge", "phasecoder", "sciphi", "spatial_core")
 SOURCES = (*PACKAGES, "gin", "setup.cfg", "pyproject.toml", "README.md", "LICENSE")
 
 
