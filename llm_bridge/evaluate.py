@@ -176,7 +176,7 @@ class Asker:
         return out
 
     def _generator(self, asked: Sequence[Asked]) -> Generator:
-        soft = max(1, max(one.row.soft for one in asked))
+        soft = max(1, max(one.row.spatial for one in asked))
         longest = max(len(one.row.prompt) for one in asked)
         length = max(-(-longest // 16) * 16, 2 * soft + 4)
         if (soft, length) not in self._generators:

@@ -14,9 +14,8 @@ import numpy as np
 from jaxtyping import Bool, Int
 from numpy.typing import NDArray
 
-from llm_bridge.layout import Row, pad_rows, pad_soft
+from llm_bridge.layout import Row, checked_soft, pad_rows, pad_soft
 from llm_bridge.nn import Cache
-from llm_bridge.projector import TOKEN_WIDTH
 from llm_bridge.task import BridgeTask
 from spatial_core.errors import InputError
 from spatial_core.typing import Array, Params
@@ -38,7 +37,7 @@ class _State:
 
 @dataclass(frozen=True)
 class Asked:
-    """A prompt with what is heard: spatial tokens [k, 256] and mono features [k, a]."""
+    """A prompt with what is heard: the task's spatial input, as tokens [k, 256], and mono features [l, a]."""
 
     row: Row
     tokens: NDArray[np.floating[Any]]
@@ -92,9 +91,10 @@ class Generator:
         task, pad = self.task, self.task.backbone.ids.pad
         arrays = {
             **pad_rows([one.row for one in asked], pad, task.length, left=True),
-            "tokens": pad_soft([_stream(one.tokens, TOKEN_WIDTH) for one in asked], task.soft),
+            "tokens": task.stack_spatial([one.tokens for one in asked]),
             "audio": pad_soft(
-                [_stream(one.audio, task.backbone.audio_width) for one in asked], task.soft
+                [checked_soft(one.audio, task.backbone.audio_width) for one in asked],
+                task.mono_soft,
             ),
         }
         state = self._begin(params, arrays)
@@ -109,13 +109,6 @@ class Generator:
         ends = np.flatnonzero(np.isin(ids, self.task.backbone.ids.stop))
         kept = ids[: ends[0]] if ends.size else ids
         return self.task.backbone.tokenizer.decode([int(i) for i in kept])
-
-
-def _stream(values: NDArray[np.floating[Any]], width: int) -> NDArray[np.floating[Any]]:
-    values = np.asarray(values)
-    if values.ndim != 2 or values.shape[1] != width:
-        raise InputError(f"soft tokens have shape {values.shape}: [k, {width}] is wanted")
-    return values
 
 
 def _begin(task: BridgeTask, max_new: int, params: Params, batch: dict[str, Array]) -> _State:

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where soft tokens stand among words (section 3.3).
 
-    prefix [BSA] spatial x k [ESA] [boa] mono x k [eoa] suffix answer stop padding
+    prefix [BSA] spatial x k [ESA] [boa] mono x l [eoa] suffix answer stop padding
 
-Both streams have one token for each 160 ms, token k for the sound from 160 k ms on: k is 188 for 30 s.
-In the arrays of ids a soft token is a negative placeholder that no vocabulary has.
+PhaseCoder's streams both have one token for each 160 ms, token k for the sound from 160 k ms on: k = l
+= 188 for 30 s. Other encoders have other grids, so the counts may differ. In the arrays of ids a soft
+token is a negative placeholder that no vocabulary has.
 """
 
 from __future__ import annotations
@@ -46,21 +47,42 @@ class Row:
 
     prompt: tuple[int, ...]
     answer: tuple[int, ...]
-    soft: int
+
+    @property
+    def spatial(self) -> int:
+        """Spatial tokens of the prompt."""
+        return self.prompt.count(SPATIAL)
+
+    @property
+    def mono(self) -> int:
+        """Mono tokens of the prompt."""
+        return self.prompt.count(MONO)
 
 
 def make_row(
-    backbone: Backbone, system: str, user: str, soft: int, answer: str | None = None
+    backbone: Backbone,
+    system: str,
+    user: str,
+    spatial: int,
+    answer: str | None = None,
+    *,
+    mono: int | None = None,
 ) -> Row:
-    """The ids of a question about a clip of `soft` tokens, and of its answer if that is given."""
-    if not 0 <= soft <= MAX_SOFT:
-        raise InputError(f"{soft} soft tokens: a clip has 0 to {MAX_SOFT} (30 s)")
+    """The ids of a question about a clip, and of its answer if that is given.
+
+    spatial, mono: soft tokens of each stream; mono None: as many as spatial. A stream without tokens
+    has no brackets either.
+    """
+    mono = spatial if mono is None else mono
+    for count in (spatial, mono):
+        if not 0 <= count <= MAX_SOFT:
+            raise InputError(f"{count} soft tokens: a clip has 0 to {MAX_SOFT} (30 s)")
     ids = backbone.ids
     before, after = backbone.prompt(system, user)
-    heard = [ids.bsa, *[SPATIAL] * soft, ids.esa, ids.boa, *[MONO] * soft, ids.eoa]
-    prompt = (*before, *heard, *after) if soft else (*before, *after)
+    heard = [ids.bsa, *[SPATIAL] * spatial, ids.esa] if spatial else []
+    heard += [ids.boa, *[MONO] * mono, ids.eoa] if mono else []
     text = () if answer is None else (*backbone.tokenizer.encode(answer), ids.stop[0])
-    return Row(tuple(prompt), tuple(text), soft)
+    return Row((*before, *heard, *after), tuple(text))
 
 
 def pad_rows(
@@ -77,7 +99,7 @@ def pad_rows(
         whole = row.prompt + row.answer
         if len(whole) > length:
             raise InputError(
-                f"row {i} has {len(whole)} ids ({2 * row.soft} soft, {len(row.answer)} of the answer): "
+                f"row {i} has {len(whole)} ids ({row.spatial + row.mono} soft, {len(row.answer)} of the answer): "
                 f"more than the {length} of a row; raise the length or shorten clip or question"
             )
         start = length - len(whole) if left else 0
@@ -120,12 +142,19 @@ def pad_soft(streams: Sequence[NDArray[np.floating]], count: int) -> NDArray[np.
     return out
 
 
+def checked_soft(values: NDArray[np.floating], width: int) -> NDArray[np.floating]:
+    """`values` if they are soft-token inputs [k, width], else InputError."""
+    values = np.asarray(values)
+    if values.ndim != 2 or values.shape[1] != width:
+        raise InputError(f"soft tokens have shape {values.shape}: [k, {width}] is wanted")
+    return values
+
+
 def rows_of_batch(batch: Mapping[str, NDArray[np.generic]], count: int) -> list[Row]:
     """The first `count` rows that `pad_rows` and `pad_answers` made arrays of."""
     rows = []
     for i in range(min(count, len(batch["ids"]))):
         answer = batch["answer_ids"][i][batch["answer_weight"][i] > 0]
         prompt = batch["ids"][i][: int(batch["answer_slots"][i][0]) + 1]
-        soft = int(np.sum(prompt == SPATIAL))
-        rows.append(Row(tuple(map(int, prompt)), tuple(map(int, answer)), soft))
+        rows.append(Row(tuple(map(int, prompt)), tuple(map(int, answer))))
     return rows

@@ -5,19 +5,22 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Float, Int
+from numpy.typing import NDArray
 
 from llm_bridge import lora as adapters
 from llm_bridge.adapters import model_metadata
-from llm_bridge.layout import MAX_SOFT, MONO, SPATIAL, rows_of_batch
+from llm_bridge.layout import MAX_SOFT, MONO, SPATIAL, checked_soft, pad_soft, rows_of_batch
 from llm_bridge.lora import LoraConfig
 from llm_bridge.projector import TOKEN_WIDTH, Projector
 from llm_bridge.protocol import Backbone
@@ -36,17 +39,24 @@ _OURS = re.compile(rf"^projector/|{adapters.ADAPTERS}")
 class Bridge(nnx.Module):
     """A language model, its adapters and the projector of spatial tokens."""
 
-    def __init__(self, backbone: Backbone, lora: LoraConfig | None, *, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        backbone: Backbone,
+        lora: LoraConfig | None,
+        token_width: int = TOKEN_WIDTH,
+        *,
+        rngs: nnx.Rngs,
+    ):
         self.model = backbone.build(rngs)
         if lora is not None:
             adapters.attach(self.model, lora, rngs)
-        self.projector = Projector(backbone.width, rngs=rngs)
+        self.projector = Projector(backbone.width, token_width, rngs=rngs)
 
     def embed(
         self,
         ids: Int[Array, "b n"],
-        tokens: Float[Array, "b k 256"],
-        audio: Float[Array, "b k a"],
+        tokens: Float[Array, "b k w"],
+        audio: Float[Array, "b l a"],
     ) -> Float[Array, "b n d"]:
         """Word embeddings with the soft tokens in their places."""
         embeds = self.model.embed(ids)
@@ -111,7 +121,25 @@ class BridgeTask:
 
     @functools.cached_property
     def _functional(self) -> Functional:
-        return Functional(lambda rngs: Bridge(self.backbone, self.lora, rngs=rngs))
+        return Functional(self.build)
+
+    def build(self, rngs: nnx.Rngs) -> Bridge:
+        """The model with fresh parameters."""
+        return Bridge(self.backbone, self.lora, rngs=rngs)
+
+    @property
+    def mono_soft(self) -> int:
+        """Soft tokens of the mono stream in a batch; PhaseCoder's streams share their grid."""
+        return self.soft
+
+    @property
+    def spatial_shape(self) -> tuple[int, ...]:
+        """Of what is heard in space, of one row of a batch."""
+        return (self.soft, TOKEN_WIDTH)
+
+    def stack_spatial(self, clips: Sequence[NDArray[np.floating[Any]]]) -> NDArray[np.float32]:
+        """What is heard in space in several clips [k, 256] as a batch, zeros behind their end."""
+        return pad_soft([checked_soft(clip, TOKEN_WIDTH) for clip in clips], self.soft)
 
     def bind(self, params: Params) -> Bridge:
         """The model holding all parameters, trained and frozen."""
@@ -131,7 +159,7 @@ class BridgeTask:
         wanted = flatten_dict(self.frozen_shapes(), sep="/")
         if not wanted:
             return {}
-        loaded = self.backbone.load()
+        loaded = self.backbone.load(shardings.get("model"))
         have = {} if loaded is None else flatten_dict({"model": loaded}, sep="/")
         wrong = [
             f"{path}: {list(have[path].shape) if path in have else 'missing'}, wanted {list(leaf.shape)}"
@@ -146,7 +174,7 @@ class BridgeTask:
         placed = {
             path: jax.device_put(have[path].astype(leaf.dtype, copy=False), where[path])
             for path, leaf in wanted.items()
-        }
+        }  # without effect on those that the backbone has placed
         return unflatten_dict(placed, sep="/")
 
     def _part(self, params: Params, trained: bool) -> Params:
@@ -191,11 +219,7 @@ class BridgeTask:
         heard = jax.device_get({name: value[:SAMPLES] for name, value in batch.items()})
         rows = rows_of_batch(heard, SAMPLES)
         asked = [
-            Asked(
-                replace(row, answer=()),
-                heard["tokens"][i][: row.soft],
-                heard["audio"][i][: row.soft],
-            )
+            Asked(replace(row, answer=()), heard["tokens"][i], heard["audio"][i])
             for i, row in enumerate(rows)
         ]
         text = self.backbone.tokenizer.decode
@@ -223,7 +247,6 @@ class BridgeTask:
     def example_batch(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes of a batch; see `llm_bridge.stream.QuestionStream`."""
         row, answer = (batch_size, self.length), (batch_size, self.answer_length)
-        soft = (batch_size, self.soft)
         leaves: dict[str, tuple[tuple[int, ...], Any]] = {
             "ids": (row, jnp.int32),
             "positions": (row, jnp.int32),
@@ -231,7 +254,7 @@ class BridgeTask:
             "answer_slots": (answer, jnp.int32),
             "answer_ids": (answer, jnp.int32),
             "answer_weight": (answer, jnp.float32),
-            "tokens": ((*soft, TOKEN_WIDTH), jnp.float32),
-            "audio": ((*soft, self.backbone.audio_width), jnp.float32),
+            "tokens": ((batch_size, *self.spatial_shape), jnp.float32),
+            "audio": ((batch_size, self.mono_soft, self.backbone.audio_width), jnp.float32),
         }
         return {name: jax.ShapeDtypeStruct(*leaf) for name, leaf in leaves.items()}

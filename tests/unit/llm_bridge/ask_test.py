@@ -94,7 +94,7 @@ def test_what_reaches_the_model(model, says):
     heard = model.hear(read_sound(SOUND, MICS, SAMPLE_RATE))
     answer = ask(SOUND, MICS, f" {LEFT}\n", model, sample_rate=SAMPLE_RATE)
     one = asked[0]
-    assert one.row.soft == len(one.tokens) == len(one.audio) == 7  # 1 s in steps of 160 ms
+    assert one.row.spatial == len(one.tokens) == len(one.audio) == 7  # 1 s in steps of 160 ms
     np.testing.assert_array_equal(one.tokens, heard.tokens)
     ids = BACKBONE.prompt("", LEFT)[1]
     assert list(one.row.prompt[-len(ids) :]) == ids

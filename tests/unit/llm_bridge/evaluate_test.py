@@ -31,8 +31,8 @@ class Listener:
         return [self._answer(one) for one in asked]
 
     def _answer(self, one: Asked) -> str:
-        assert one.row.soft == len(one.tokens) == len(one.audio)
-        if not one.row.soft:
+        assert one.row.spatial == len(one.tokens) == len(one.audio)
+        if not one.row.spatial:
             return "yes"
         places = []
         for half in np.split(np.asarray(one.tokens, np.float64), 2):
