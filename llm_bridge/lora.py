@@ -3,7 +3,8 @@
 
 An adapter is a pair `lora_a` [in, r], `lora_b` [r, out] (with the leading axes of its kernel in stacked
 layers) that a `Linear` adds as alpha / r * A B. Adapters are float32 whatever the weights are.
-`llm_bridge.peft_format` exchanges them with Hugging Face's peft.
+`llm_bridge.peft_format` exchanges them with Hugging Face's peft. A linear map may have a second pair,
+`fixed_a` and `fixed_b`, that came with the weights: it is frozen as they are, and both are active.
 """
 
 from __future__ import annotations
@@ -75,22 +76,32 @@ def attach(model: nnx.Module, config: LoraConfig, rngs: nnx.Rngs) -> tuple[str, 
     A map's draw depends on `rngs` and its path only. Traceable; call it where the model is built.
     InputError if the regex matches nothing, or a map that has an adapter.
     """
-    linears = {
-        "/".join(map(str, path)): module
-        for path, module in nnx.iter_modules(model)
-        if isinstance(module, Linear)
-    }
-    chosen = [path for path in sorted(linears) if re.search(config.targets, path)]
-    if not chosen:
-        raise InputError(
-            f"LoraConfig.targets {config.targets!r} matches no linear map; there are {_names(linears)}"
-        )
-    taken = [path for path in chosen if linears[path].lora_a is not None]
+    chosen = _targets(model, config)
+    taken = [path for path, linear in chosen.items() if linear.lora_a is not None]
     if taken:
         raise InputError(f"these linear maps have adapters already: {_names(taken)}")
     key = rngs.params()
-    for path in chosen:
-        _adapt(linears[path], config, key, zlib.crc32(path.encode()) >> 1)
+    for path, linear in chosen.items():
+        salt = zlib.crc32(path.encode()) >> 1
+        a, b = _pair(linear, config.rank, key, salt, jnp.float32)
+        linear.lora_a, linear.lora_b = nnx.data(nnx.Param(a)), nnx.data(nnx.Param(b))
+        linear.lora_scale, linear.lora_dropout, linear.salt = config.scale, config.dropout, salt
+    return tuple(chosen)
+
+
+def attach_fixed(model: nnx.Module, config: LoraConfig, rngs: nnx.Rngs) -> tuple[str, ...]:
+    """Gives every matching linear map the place of an adapter that is read with the weights.
+
+    It is of the kernel's type, has no dropout and is not among `ADAPTERS`: `attach` adds the trained one
+    beside it. Else as `attach`.
+    """
+    chosen = _targets(model, config)
+    key = rngs.params()
+    for path, linear in chosen.items():
+        salt = zlib.crc32(path.encode()) >> 1
+        a, b = _pair(linear, config.rank, key, salt, linear.kernel.dtype)
+        linear.fixed_a, linear.fixed_b = nnx.data(nnx.Param(a)), nnx.data(nnx.Param(b))
+        linear.fixed_scale = config.scale
     return tuple(chosen)
 
 
@@ -168,16 +179,30 @@ def adapter_sites(params: Params) -> dict[str, tuple[int, ...]]:
     }
 
 
-def _adapt(linear: Linear, config: LoraConfig, key: jax.Array, salt: int) -> None:
+def _targets(model: nnx.Module, config: LoraConfig) -> dict[str, Linear]:
+    """The linear maps that the regex finds, by path; InputError if there are none."""
+    linears = {
+        "/".join(map(str, path)): module
+        for path, module in nnx.iter_modules(model)
+        if isinstance(module, Linear)
+    }
+    chosen = {path: linears[path] for path in sorted(linears) if re.search(config.targets, path)}
+    if not chosen:
+        raise InputError(
+            f"LoraConfig.targets {config.targets!r} matches no linear map; there are {_names(linears)}"
+        )
+    return chosen
+
+
+def _pair(
+    linear: Linear, rank: int, key: jax.Array, salt: int, dtype: Any
+) -> tuple[jax.Array, jax.Array]:
+    """A drawn, B zero."""
     *stacked, inputs, outputs = linear.kernel.shape
     bound = 1.0 / math.sqrt(inputs)
-    shape = (*stacked, inputs, config.rank)
-    draw = jax.random.uniform(
-        jax.random.fold_in(key, salt), shape, jnp.float32, minval=-bound, maxval=bound
-    )
-    linear.lora_a = nnx.data(nnx.Param(draw))
-    linear.lora_b = nnx.data(nnx.Param(jnp.zeros((*stacked, config.rank, outputs), jnp.float32)))
-    linear.lora_scale, linear.lora_dropout, linear.salt = config.scale, config.dropout, salt
+    shape = (*stacked, inputs, rank)
+    draw = jax.random.uniform(jax.random.fold_in(key, salt), shape, dtype, -bound, bound)
+    return draw, jnp.zeros((*stacked, rank, outputs), dtype)
 
 
 def _partition(params: Params, pattern: re.Pattern[str], prefix: str) -> tuple[Params, Params]:

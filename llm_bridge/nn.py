@@ -26,7 +26,9 @@ class Linear(nnx.Module):
     """y = x W + b, and with an adapter + alpha / r * dropout(x) A B (LoRA, Hu et al. 2021).
 
     Leaves: `kernel` [in, out], `bias` [out] if wanted; `lora.attach` adds `lora_a` [in, r] and
-    `lora_b` [r, out]. All have a leading layer axis in scanned layers.
+    `lora_b` [r, out], which are trained; `lora.attach_fixed` adds `fixed_a` and `fixed_b`, an adapter
+    that was published with the weights and stays as it is. Both add to y. All leaves have a leading
+    layer axis in scanned layers.
     """
 
     def __init__(
@@ -46,13 +48,19 @@ class Linear(nnx.Module):
         self.lora_b: Any = nnx.data(None)
         self.dtype = dtype
         self.lora_scale, self.lora_dropout, self.salt = 0.0, 0.0, 0
+        self.fixed_a: Any = nnx.data(None)
+        self.fixed_b: Any = nnx.data(None)
+        self.fixed_scale = 0.0
 
     def __call__(self, x: Float[Array, "... i"], key: Array | None = None) -> Float[Array, "... o"]:
-        """Apply it; `key` drives the adapter's dropout (None: no dropout)."""
+        """Apply it; `key` drives the trained adapter's dropout (None: no dropout)."""
         x = x.astype(self.dtype)
         y = x @ self.kernel[...].astype(self.dtype)
         if self.bias is not None:
             y = y + self.bias[...].astype(self.dtype)
+        if self.fixed_a is not None:
+            low = x @ self.fixed_a[...].astype(self.dtype)
+            y = y + self.fixed_scale * (low @ self.fixed_b[...].astype(self.dtype))
         if self.lora_a is None:
             return y
         if key is not None and self.lora_dropout > 0:
@@ -90,7 +98,11 @@ def rope(
     """Rotary position embedding in the half-split form: channel i turns with channel i + c / 2."""
     half = x.shape[-1] // 2
     frequency = base ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    angle = positions[..., None, None].astype(jnp.float32) * frequency
+    return turn(x, positions[..., None, None].astype(jnp.float32) * frequency)
+
+
+def turn(x: Float[Array, "b n h c"], angle: Float[Array, "b n 1 e"]) -> Float[Array, "b n h c"]:
+    """Channels i and i + c / 2, as a point in the plane, turned by angle i; e = c / 2."""
     cos, sin = jnp.cos(angle), jnp.sin(angle)
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
