@@ -129,8 +129,8 @@ class Gemma3nBackbone:
 
     @property
     def weights_digest(self) -> str:
-        """Of the text decoder's small tensors, which differ from one published model to the next."""
-        return weights.text_digest(self._weights())
+        """Of a sample of every tensor of the text decoder; see `weights.text_digest`."""
+        return weights.text_digest(self._weights(), self.config.text)
 
     @property
     def audio_identity(self) -> tuple[str, str]:

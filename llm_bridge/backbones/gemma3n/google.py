@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,11 @@ class GoogleFolder:
                 for name, values in _convert(keys, self._read(keys)).items():
                     if name in wanted:
                         yield name, values
+
+    def rows(self, wanted: Mapping[str, NDArray[np.intp]]) -> Iterator[tuple[str, NDArray[Any]]]:
+        """Rows of tensors; their arrays are read whole."""
+        for name, values in self.tensors(wanted):
+            yield name, values[wanted[name]]
 
     def _metadata(self) -> list[tuple[tuple[str, ...], tuple[int, ...]]]:
         import orbax.checkpoint as ocp  # Here: it takes a second, and most users have the other kind.

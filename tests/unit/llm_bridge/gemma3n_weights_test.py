@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,11 @@ from jax.sharding import NamedSharding, PartitionSpec
 from safetensors.numpy import save_file
 
 from llm_bridge.backbones.gemma3n import backbone as backbone_module
+from llm_bridge.backbones.gemma3n import weights as weights_module
 from llm_bridge.backbones.gemma3n.audio import Gemma3nAudioConfig
 from llm_bridge.backbones.gemma3n.backbone import Gemma3nBackbone
 from llm_bridge.backbones.gemma3n.config import Gemma3nConfig, small_text
-from llm_bridge.backbones.gemma3n.weights import load_audio, load_text, open_weights
+from llm_bridge.backbones.gemma3n.weights import load_audio, load_text, open_weights, text_digest
 from llm_bridge.lora import LoraConfig
 from llm_bridge.task import BridgeTask
 from spatial_core.errors import InputError
@@ -421,3 +423,38 @@ def test_a_bridge_has_its_frozen_weights_read_onto_their_devices(
     frozen = task.load_frozen(jax.tree.map(lambda _: here, task.frozen_shapes()))
     assert given and all(isinstance(leaf, jax.Array) for leaf in given)
     assert same(frozen["model"], load_text(single, CONFIG))
+
+
+def test_the_digest_knows_every_tensor_by_its_values_not_by_its_files(
+    single: Path,
+    tensors: dict[str, np.ndarray],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import orbax.checkpoint as ocp
+
+    # Small enough that matrices of this model count as large: 4 rows of each are taken.
+    monkeypatch.setattr(weights_module, "_SMALL", 64)
+    monkeypatch.setattr(weights_module, "_SAMPLED_ROWS", 4)
+    first = text_digest(str(single), CONFIG)
+    ocp.PyTreeCheckpointer().save(tmp_path / "e4b", google_tree())
+    assert text_digest(str(tmp_path / "e4b"), CONFIG) == first, "the same numbers in other files"
+
+    def changed(name: str, row: int, name_of_file: str) -> str:
+        value = tensors[name].copy()
+        value[row] += 1
+        save_file({**tensors, name: value}, tmp_path / f"{name_of_file}.safetensors")
+        return text_digest(str(tmp_path / f"{name_of_file}.safetensors"), CONFIG)
+
+    read = [n for n in tensors if n.startswith(("model.language_model.", "model.embed_audio."))]
+    unread = [n for n in read if re.search(r"layers\.[56789]\.self_attn\.[kv]_", n)]
+    for number, name in enumerate(sorted(set(read) - set(unread))[::9]):
+        assert changed(name, -1, f"{number}") != first, name
+    assert changed(unread[0], 0, "unread") == first, "keys that no layer reads"
+    assert changed("model.audio_tower.conformer.0.norm.weight", 0, "audio") == first
+    # What it does not cover: rows between those that are taken (0, 100, 199 and 299 of 300).
+    assert changed("model.language_model.embed_tokens.weight", 50, "between") == first
+    short = {name: value for name, value in tensors.items() if "altup" not in name}
+    save_file(short, tmp_path / "short.safetensors")
+    with pytest.raises(InputError, match="tensors missing"):
+        text_digest(str(tmp_path / "short.safetensors"), CONFIG)
