@@ -21,8 +21,9 @@ from spatial_core.sim.rooms import BAND_EDGES_HZ, SPEED_OF_SOUND, RoomSpec, band
 
 
 @functools.cache
-def _filters(bands: int) -> np.ndarray:
-    return kernels.band_filters(BAND_EDGES_HZ if bands > 1 else (), SAMPLE_RATE)
+def filters(bands: int, rate: int = SAMPLE_RATE) -> np.ndarray:
+    """Fractional delays of one band or of four, see `kernels.band_filters`."""
+    return kernels.band_filters(BAND_EDGES_HZ if bands > 1 else (), rate)
 
 
 @dataclass(frozen=True)
@@ -118,8 +119,7 @@ class FastSimulator:
         out: np.ndarray,
     ) -> int:
         """Simulates into out [m, taps]; returns the number of images used."""
-        order = np.argsort(room.dimensions)[::-1]
-        reflections = np.sqrt(1 - band_absorption(room.absorption)).reshape(3, 2, 4)[order]
+        order, reflections = axes_and_reflections(room)
         seconds = self.taps / SAMPLE_RATE
         if math.isfinite(self.decay_db) and self.max_order is None:
             seconds = min(seconds, room.decay().time_at(-self.decay_db))
@@ -134,16 +134,22 @@ class FastSimulator:
             np.ascontiguousarray(reflections, np.float32),
             np.float32(reach),
             np.int64(2**31 if self.max_order is None else self.max_order),
-            np.float32(0.0 if self.images == "full" else self.thinning * _diffuse_energy(room)),
+            np.float32(0.0 if self.images == "full" else self.thinning * diffuse_energy(room)),
             np.float32(SAMPLE_RATE / SPEED_OF_SOUND),
             np.uint64(seed % 2**64),
-            _filters(4 if np.ptp(reflections, axis=2).any() else 1),
+            filters(4 if np.ptp(reflections, axis=2).any() else 1),
             out,
         )
         return int(kernels.add_images(*arguments))
 
 
-def _diffuse_energy(room: RoomSpec) -> float:
+def axes_and_reflections(room: RoomSpec) -> tuple[np.ndarray, np.ndarray]:
+    """The axes [3], longest side first, and the amplitudes [3, 2, 4] that their walls reflect."""
+    order = np.argsort(room.dimensions)[::-1]
+    return order, np.sqrt(1 - band_absorption(room.absorption)).reshape(3, 2, 4)[order]
+
+
+def diffuse_energy(room: RoomSpec) -> float:
     """Energy of the diffuse field, 16 pi (1 - a) / (S a), where the direct sound has 1 / distance^2.
 
     The absorption a is the mean of the walls over the four bands.

@@ -138,6 +138,55 @@ def _add_flat_image(x, y, z, gain, mics, delays, scale, filters, flat, taps):  #
             target[t] += early * rows[t] + late * rows[t + FILTER_TAPS]
 
 
+@compiled()
+def _add_ambisonic_image(x, y, z, gains, mics, scale, filters, flat, taps, wave):  # type: ignore[no-untyped-def]
+    """The same for one microphone and four channels: all directions alike, and along the three axes.
+
+    wave [taps of a filter] is scratch: the arrival, which all channels share but for its size.
+    """
+    dx, dy, dz = x - mics[0, 0], y - mics[0, 1], z - mics[0, 2]
+    distance = math.sqrt(dx * dx + dy * dy + dz * dz)
+    time = distance * scale
+    start = np.uint64(time)
+    if start + np.uint64(FILTER_TAPS) > taps:
+        return
+    place = (time - np.float32(start)) * np.float32(FILTER_PHASES)
+    row = np.uint64(place)
+    late = (place - np.float32(row)) / distance
+    early = np.float32(1) / distance - late
+    bands = gains.shape[0]
+    rows = filters[row * np.uint64(bands * FILTER_TAPS) :]
+    if bands == 1:
+        for t in range(FILTER_TAPS):
+            wave[t] = gains[0] * (early * rows[t] + late * rows[t + FILTER_TAPS])
+    else:
+        e0, e1, e2, e3 = early * gains[0], early * gains[1], early * gains[2], early * gains[3]
+        l0, l1, l2, l3 = late * gains[0], late * gains[1], late * gains[2], late * gains[3]
+        for t in range(FILTER_TAPS):
+            wave[t] = (
+                e0 * rows[t]
+                + e1 * rows[t + FILTER_TAPS]
+                + e2 * rows[t + 2 * FILTER_TAPS]
+                + e3 * rows[t + 3 * FILTER_TAPS]
+                + l0 * rows[t + 4 * FILTER_TAPS]
+                + l1 * rows[t + 5 * FILTER_TAPS]
+                + l2 * rows[t + 6 * FILTER_TAPS]
+                + l3 * rows[t + 7 * FILTER_TAPS]
+            )
+    ux, uy, uz = dx / distance, dy / distance, dz / distance
+    every, along_x, along_y, along_z = (
+        flat[start:],
+        flat[taps + start :],
+        flat[np.uint64(2) * taps + start :],
+        flat[np.uint64(3) * taps + start :],
+    )
+    for t in range(FILTER_TAPS):
+        every[t] += wave[t]
+        along_x[t] += ux * wave[t]
+        along_y[t] += uy * wave[t]
+        along_z[t] += uz * wave[t]
+
+
 @compiled(inline="always")
 def _energy(weights, amplitudes, n, squared_distance):  # type: ignore[no-untyped-def]
     """Energy of an image in its strongest band: row n of amplitudes [.., 4] times weights [4]."""
@@ -149,7 +198,19 @@ def _energy(weights, amplitudes, n, squared_distance):  # type: ignore[no-untype
 
 @compiled()
 def add_images(
-    sides, source, mics, delays, reflections, reach, order, threshold, scale, seed, filters, out
+    sides,
+    source,
+    mics,
+    delays,
+    reflections,
+    reach,
+    order,
+    threshold,
+    scale,
+    seed,
+    filters,
+    out,
+    ambisonic=False,
 ):  # type: ignore[no-untyped-def]
     """Sums the image sources of a shoebox into out [m, taps]; returns how many were used.
 
@@ -158,6 +219,8 @@ def add_images(
     reflections [3 axes, 2, 4 bands] (amplitude), reach: greatest distance of an image from the
     mean microphone, order: most reflections of an image, scale: samples per metre, all float32; seed
     uint64. filters [phases, bands, taps] of one band only: for walls that reflect all bands alike.
+    ambisonic: one microphone, of which out [4, taps] gets an omnidirectional channel and one along
+    each axis (gain 1 where it points), without delays.
 
     An image whose energy E (squared amplitude over squared distance, strongest band) is below
     `threshold` is kept with probability p = E / threshold and its amplitude divided by sqrt(p):
@@ -180,6 +243,7 @@ def add_images(
     weights, gains = np.empty(4, np.float32), np.empty(4, np.float32)
     table, flat, taps = filters.ravel(), out.ravel(), np.uint64(out.shape[1])
     single = filters.shape[1] == 1
+    wave, heard = np.empty(FILTER_TAPS, np.float32), gains[: 1 if single else 4]
     reach2 = reach * reach
     used = 0
     for i in range(xs.shape[0]):
@@ -226,7 +290,9 @@ def add_images(
                     for band in range(4):
                         gains[band] = boost * weights[band] * az[n, band]
                     x, y, z = xs[i], ys[j], zs[n]
-                    if single:
+                    if ambisonic:
+                        _add_ambisonic_image(x, y, z, heard, mics, scale, table, flat, taps, wave)
+                    elif single:
                         _add_flat_image(x, y, z, gains[0], mics, delays, scale, table, flat, taps)
                     else:
                         _add_image(x, y, z, gains, mics, delays, scale, table, flat, taps)
