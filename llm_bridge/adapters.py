@@ -29,6 +29,8 @@ from spatial_core.train.checkpoint import Checkpoints
 from spatial_core.typing import Params
 
 RELEASE = export.Kind("spatial-audio-bridge/1", "adapter.safetensors", "bridge.json")
+# Settings of a language model that name files of one machine: a release leaves them to its user.
+LOCAL = ("weights", "tokenizer_file")
 _REQUIRED = ("base_model", "base_digest", "ids", "lora", "audio_digest", "encoder_digest", "hop")
 
 
@@ -125,7 +127,7 @@ def save_bridge(
         params: what was trained: a run's parameters, without the frozen ones.
         metadata: `model_metadata` and `token_metadata`, joined.
         step: of training.
-        backbone: the language model, or its settings as JSON values.
+        backbone: the language model, or its settings as JSON values; where its files are is left out.
         training: JSON values, how it was trained and what it scored.
         results: Markdown for the card, such as a table.
 
@@ -144,12 +146,17 @@ def save_bridge(
     config = {
         "metadata": dict(metadata),
         "step": int(step),
-        "backbone": settings,
+        "backbone": portable(settings),
         "training": dict(training or {}),
     }
     return export.write_release(
         directory, params, config, _card(Path(directory).name, params, config, results), RELEASE
     )
+
+
+def portable(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A language model's settings (JSON values) without the places of files on this machine."""
+    return {key: None if key in LOCAL else value for key, value in settings.items()}
 
 
 def load_bridge(

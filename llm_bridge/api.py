@@ -251,13 +251,24 @@ def read_sound(
     return Sound(samples, array, notes, recording.name)
 
 
-def load_model(model: str | Path | None = None, encoder: str | Path | None = None) -> BridgeModel:
+def load_model(
+    model: str | Path | None = None,
+    encoder: str | Path | None = None,
+    weights: str | Path | None = None,
+    tokenizer: str | Path | None = None,
+) -> BridgeModel:
     """A bridge to ask several questions of.
 
-    model: folder of a training run or of a release, name of a shipped bridge; None: the shipped
-    default. encoder: of the spatial tokens, as in `phasecoder.load`; None: its default.
+    Args:
+        model: folder of a training run or of a release, name of a shipped bridge; None: the shipped
+            default.
+        encoder: of the spatial tokens, as in `phasecoder.load`; None: its default.
+        weights, tokenizer: files of the base model, for one whose weights do not come with a package
+            (Gemma 3n); None: where the run had them, else the environment variables
+            LLM_BRIDGE_WEIGHTS and LLM_BRIDGE_TOKENIZER.
     """
-    return BridgeModel(load_trained(model), load_encoder(encoder))
+    trained = load_trained(model, weights=weights, tokenizer=tokenizer)
+    return BridgeModel(trained, load_encoder(encoder))
 
 
 def ask(
@@ -271,6 +282,7 @@ def ask(
     start: float = 0.0,
     seconds: float | None = None,
     max_new: int = 160,
+    weights: str | Path | None = None,
 ) -> Answer:
     """The answer of a language model to a question about a recording.
 
@@ -285,6 +297,7 @@ def ask(
             system prompt and how the answer is read. None: guessed from the question (`routing`).
         start, seconds: part of the recording; None: to its end. More than 30 s are refused.
         max_new: ids of the answer at most.
+        weights: as in `load_model`.
 
     Raises InputError as `phasecoder.localize` does: for audio that is missing, empty, digital silence, mono
     copied to all channels, or of another number of channels than the array; and for an empty question. A
@@ -292,7 +305,7 @@ def ask(
     """
     check_task(task, question)
     sound = read_sound(audio, mics, sample_rate, start, seconds)
-    loaded = model if isinstance(model, BridgeModel) else load_model(model)
+    loaded = model if isinstance(model, BridgeModel) else load_model(model, weights=weights)
     heard = loaded.hear(sound)
     text = "".join(loaded.stream(heard, question, task, max_new))
     return loaded.answer(heard, question, text, task)
@@ -309,11 +322,12 @@ def ask_stream(
     start: float = 0.0,
     seconds: float | None = None,
     max_new: int = 160,
+    weights: str | Path | None = None,
 ) -> Iterator[str]:
     """The answer's text piece by piece, as it is made; arguments and errors as in `ask`."""
     check_task(task, question)
     sound = read_sound(audio, mics, sample_rate, start, seconds)
-    loaded = model if isinstance(model, BridgeModel) else load_model(model)
+    loaded = model if isinstance(model, BridgeModel) else load_model(model, weights=weights)
     heard = loaded.hear(sound)
     return loaded.stream(heard, question, task, max_new)
 

@@ -67,6 +67,16 @@ def build_parser() -> argparse.ArgumentParser:
         "--encoder", metavar="DIR", help="the encoder it was trained with; default: the shipped"
     )
     parser.add_argument(
+        "--weights",
+        metavar="DIR",
+        help="the base model's weights, if they are yours to bring (or $LLM_BRIDGE_WEIGHTS)",
+    )
+    parser.add_argument(
+        "--tokenizer",
+        metavar="FILE",
+        help="its tokenizer, if not in that folder (or $LLM_BRIDGE_TOKENIZER)",
+    )
+    parser.add_argument(
         "--task",
         type=int,
         choices=(1, 2, 3, 4),
@@ -97,7 +107,7 @@ def _run(arguments: argparse.Namespace) -> int:
     sound = read_sound(
         arguments.audio, arguments.mics, start=arguments.start, seconds=arguments.seconds
     )
-    model = load_model(arguments.model, arguments.encoder)
+    model = load_model(arguments.model, arguments.encoder, arguments.weights, arguments.tokenizer)
     heard = model.hear(sound)
     for question in _questions(arguments.question):
         _answer(model, heard, question, arguments)

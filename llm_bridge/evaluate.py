@@ -46,6 +46,7 @@ class BridgeEvalConfig:
     Attributes:
         tokens: an exported folder (`--run_mode=export_tokens`), and `split` the one in it.
         model: folder of a training run or of a release, name of a shipped bridge, None: the default.
+        weights: of the base model, as in `trained.located`.
         which: checkpoint of a run, "latest", "best" or a step; None: the best if one is marked.
         questions: of Tasks 1 to 4 (the paper asks 512 of each, and 1,024 for its table 6).
         seed: of the questions, of chance and of the intervals.
@@ -61,6 +62,7 @@ class BridgeEvalConfig:
     tokens: str | Path
     split: str = "test"
     model: str | Path | None = None
+    weights: str | Path | None = None
     which: str | int | None = None
     questions: tuple[int, int, int, int] = (512, 1024, 512, 512)
     seed: int = 0
@@ -86,7 +88,7 @@ class BridgeEvalConfig:
 
     def run(self, directory: str | Path, say: Say = print) -> BridgeReport:
         """Evaluates and writes report.md, report.json, answers.jsonl and figures into the directory."""
-        trained = load(self.model, self.which)
+        trained = load(self.model, self.which, self.weights)
         found = TokenSet(Path(self.tokens) / self.split)
         trained.saved.require(
             {"encoder_digest": found.encoder_digest, "hop": found.manifest["hop"]}

@@ -5,15 +5,17 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jax
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from llm_bridge.adapters import RELEASE, SavedBridge, load_bridge, model_metadata
+from llm_bridge.adapters import LOCAL, RELEASE, SavedBridge, load_bridge, model_metadata
 from llm_bridge.protocol import Backbone
 from llm_bridge.task import BridgeTask
 from spatial_core.errors import InputError
@@ -30,6 +32,8 @@ BACKBONES = {
 }
 _SHIPPED = Path(__file__).parent / "pretrained"
 DEFAULT_NAME = "tiny"
+# Environment variables for the files of `adapters.LOCAL`.
+FILES = ("LLM_BRIDGE_WEIGHTS", "LLM_BRIDGE_TOKENIZER")
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,8 @@ def resolve(model: str | Path | None) -> Path:
 def load(
     model: str | Path | None = None,
     which: str | int | None = None,
-    backbone: Mapping[str, Any] | None = None,
+    weights: str | Path | None = None,
+    tokenizer: str | Path | None = None,
 ) -> Trained:
     """A trained bridge, ready to answer.
 
@@ -88,14 +93,14 @@ def load(
         model: folder of a training run or of a release, the name of a shipped bridge, None for the
             shipped default.
         which: "latest", "best" or a step of a run; None: the best if one is marked, else the latest.
-        backbone: settings that differ here from training, such as where the weights are.
+        weights, tokenizer: see `located`.
 
     InputError: no such bridge, a damaged one, one of another base model than is here (with both
     digests), missing weights.
     """
     path = resolve(model)
     saved = load_bridge(path, which=_which(path) if which is None else which)
-    built = build_backbone({**saved.backbone, **(backbone or {})}, str(path))
+    built = build_backbone(located(saved.backbone, str(path), weights, tokenizer), str(path))
     saved.require(model_metadata(built, saved.lora))
     task = BridgeTask(built, lora=saved.lora)
     trained = saved.fitted(jax.eval_shape(task.init, jax.random.key(0)))
@@ -105,17 +110,55 @@ def load(
     return Trained(task, merge_params(jax.device_put(trained, here), frozen), saved)
 
 
-def build_backbone(settings: Mapping[str, Any], where: str = "the settings") -> Backbone:
+def located(
+    settings: Mapping[str, Any],
+    where: str,
+    weights: str | Path | None = None,
+    tokenizer: str | Path | None = None,
+) -> dict[str, Any]:
+    """Settings of a language model with the places of the files that no release has.
+
+    Args:
+        settings: as a run or a release has them; a run knows where they were.
+        where: named in errors.
+        weights: the user's folder or file of the base model. None: as in the settings, else what the
+            environment variable LLM_BRIDGE_WEIGHTS says.
+        tokenizer: its tokenizer's file, where that is not in the folder; LLM_BRIDGE_TOKENIZER.
+
+    InputError for weights that are missing, or given to a model that needs none.
+    """
+    found, name = dict(settings), settings.get("name") or settings.get("class")
+    for key, given, variable in zip(LOCAL, (weights, tokenizer), FILES, strict=True):
+        if given is not None and key not in found:
+            raise InputError(
+                f"{where}: its language model is {name}, which needs no {key} of yours: leave it out"
+            )
+        if key in found:
+            found[key] = str(given or found[key] or os.environ.get(variable) or "") or None
+    if "weights" in found and not found["weights"]:
+        model = " ".join(str(found[key]) for key in ("class", "preset") if found.get(key))
+        raise InputError(
+            f"{where}: the weights of its language model ({model}) do not come with it. Download them "
+            "(docs/backbones.md) and name their folder: --weights FOLDER, weights=... in Python, or the "
+            f"environment variable {FILES[0]}"
+        )
+    return found
+
+
+def build_backbone(
+    settings: Mapping[str, Any],
+    where: str = "the settings",
+    known: Mapping[str, str] = MappingProxyType(BACKBONES),
+) -> Backbone:
     """The language model that settings (JSON values, its class under "class") describe.
 
-    where: named in errors. InputError for an unknown class or settings that it does not have.
+    where: named in errors. known: modules by class name. InputError for an unknown class or settings
+    that it does not have.
     """
     kind = settings.get("class")
-    if kind not in BACKBONES:
-        raise InputError(
-            f"{where}: the language model is a {kind!r}; known are {', '.join(BACKBONES)}"
-        )
-    return _rebuilt(settings, importlib.import_module(BACKBONES[str(kind)]), where)  # type: ignore[no-any-return]
+    if kind not in known:
+        raise InputError(f"{where}: the language model is a {kind!r}; known are {', '.join(known)}")
+    return rebuilt(settings, importlib.import_module(known[str(kind)]), where)  # type: ignore[no-any-return]
 
 
 def _which(path: Path) -> str:
@@ -123,10 +166,10 @@ def _which(path: Path) -> str:
     return "best" if runs and Checkpoints(path).best() is not None else "latest"
 
 
-def _rebuilt(value: Any, module: Any, where: str) -> Any:
-    """Dataclasses from {"class": name, field: value}, tuples from lists, the rest as it is."""
+def rebuilt(value: Any, module: Any, where: str) -> Any:
+    """Dataclasses of a module from {"class": name, field: value}, tuples from lists, the rest as it is."""
     if isinstance(value, list):
-        return tuple(_rebuilt(item, module, where) for item in value)
+        return tuple(rebuilt(item, module, where) for item in value)
     if not isinstance(value, Mapping) or "class" not in value:
         return value
     cls: Any = getattr(module, str(value["class"]), None)
@@ -139,4 +182,4 @@ def _rebuilt(value: Any, module: Any, where: str) -> Any:
         raise InputError(
             f"{where}: {value['class']} has no {', '.join(unknown)}; it was written by another version"
         )
-    return cls(**{name: _rebuilt(item, module, where) for name, item in given.items()})
+    return cls(**{name: rebuilt(item, module, where) for name, item in given.items()})
