@@ -14,10 +14,10 @@ from spatial_core.errors import InputError
 from spatial_core.typing import Array, Float
 
 HOP = 480  # samples between frames, 20 ms
+FRAME_RATE = FOA_RATE / HOP  # frames a second
 FFT = 1024
 MELS = 64
 MAPS = 7  # log-mel of W, Y, Z, X; intensity along y, z, x
-TOKEN_FRAMES = 5  # frames of a label and of a token, 100 ms
 TOP_DB = 80.0
 _EPSILON = 1e-8
 _POWER_FLOOR = 1e-10
