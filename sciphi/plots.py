@@ -113,10 +113,7 @@ def _room(result: SceneResult, left_out: int) -> str:
 
 def _draw_plan(axis: Axes, items: Sequence[TimelineSource], empty: str) -> None:
     step, outer = _rings([item.source.distance for item in items])
-    marks = [_mark(number, item, outer) for number, item in enumerate(items, 1)]
-    for mark, bearing in zip((mark for mark in marks if mark.pole), _POLE_BEARINGS):
-        mark.bearing = bearing
-    _move_apart(marks, outer)
+    marks = _marks(items, outer)
     _draw_floor(axis, step, outer)
     for mark in marks:
         _draw_mark(axis, mark)
@@ -135,6 +132,15 @@ def _rings(distances: Sequence[float | None]) -> tuple[float, float]:
     steps = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0)
     step = next((step for step in steps if most <= 5 * step), most / 4)
     return step, step * math.ceil(1.08 * most / step)
+
+
+def _marks(items: Sequence[TimelineSource], outer: float) -> list[_Mark]:
+    """A marker for each source, none over another."""
+    marks = [_mark(number, item, outer) for number, item in enumerate(items, 1)]
+    for mark, bearing in zip((mark for mark in marks if mark.pole), _POLE_BEARINGS):
+        mark.bearing = bearing
+    _move_apart(marks, outer)
+    return marks
 
 
 def _mark(number: int, item: TimelineSource, outer: float) -> _Mark:
@@ -159,7 +165,7 @@ def _move_apart(marks: Sequence[_Mark], outer: float) -> None:
     """Turns markers that cover each other a little aside, within their zones; what is left goes outwards."""
     middle = [mark.bearing for mark in marks]
     pairs = [(i, j) for i in range(len(marks)) for j in range(i)]
-    for turn in range(60):
+    for turn in range(160):
         for i, j in pairs:
             one, other = marks[i], marks[j]
             if np.linalg.norm(one.place - other.place) >= _APART * outer:
