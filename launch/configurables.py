@@ -44,6 +44,11 @@ CONFIGURABLES: dict[str, tuple[str, ...]] = {
     "llm_bridge.backbones.smollm": ("SmolLMBackbone",),
     "llm_bridge.backbones.gemma3": ("Gemma3Backbone",),
     "llm_bridge.backbones.gemma3n.backbone": ("Gemma3nBackbone",),
+    "llm_bridge.backbones.phi4.backbone": ("Phi4Backbone",),
+    "spatial_core.sim.ambisonic": ("AmbisonicSimulator",),
+    "sciphi.rooms": ("FoaRoomConfig",),
+    "sciphi.scenes": ("FoaSceneConfig",),
+    "sciphi.scene_set": ("SceneSetConfig",),
 }
 
 

@@ -139,6 +139,18 @@ def _export_tokens(workdir: Path) -> int:
     return 0
 
 
+def _export_scenes(workdir: Path) -> int:
+    from sciphi.scene_set import export_scenes
+
+    _say(f"writing scenes to {workdir}; the same command finishes it")
+    try:
+        export_scenes(gin_setup.build("SceneSetConfig"), workdir, progress=_say)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    return 0
+
+
 def _evaluate_bridge(workdir: Path) -> int:
     report = gin_setup.build("BridgeEvalConfig").run(workdir, say=_say)
     print(report.glance())
@@ -215,6 +227,13 @@ MODES: dict[str, Mode] = {
         previews.export_tokens,
         ("ExportConfig",),
         "experiments/export_tokens.gin",
+    ),
+    "export_scenes": Mode(
+        "write simulated Ambisonic scenes with their truths",
+        _export_scenes,
+        previews.export_scenes,
+        ("SceneSetConfig",),
+        "experiments/sciphi_scenes.gin",
     ),
     "eval_bridge": Mode(
         "score a language model with spatial tokens, its controls and baselines",

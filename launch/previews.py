@@ -116,6 +116,34 @@ def export_tokens(workdir: Path, experiment: str) -> str:
     return _with_settings(rows)
 
 
+def export_scenes(workdir: Path, experiment: str) -> str:
+    """How many scenes would be simulated, the size and the time of it, and what is there."""
+    from sciphi.scene_set import estimate, found
+
+    config = gin_setup.build("SceneSetConfig")
+    scenes, there = config.scenes, found(config, workdir)
+    rows = [
+        ("experiment", f"{experiment} (writes simulated Ambisonic scenes)"),
+        (
+            "scenes",
+            f"{scenes.seconds:g} s, {scenes.min_sources} to {scenes.max_sources} sources, "
+            f"{100 * scenes.background_share:.0f}% with a background, "
+            f"{scenes.scenes_per_room} a room, seed {config.seed}",
+        ),
+    ]
+    for split, count in config.counts.items():
+        size, seconds = estimate(config.scenes, count)
+        rows.append(
+            (
+                split,
+                f"{count:,} scenes: about {size / 1e6:,.0f} MB, {seconds / 60:,.0f} minutes of one "
+                f"processor; scenes-*.arrayrecord and manifest.json in {workdir / split} "
+                f"({there[split]})",
+            )
+        )
+    return _with_settings(rows)
+
+
 def evaluate_bridge(workdir: Path, experiment: str) -> str:
     """Which bridge would be asked how many questions about which clips, and what beside it."""
     config = gin_setup.build("BridgeEvalConfig")

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import numpy as np
+import scipy.fft
 from numpy.typing import ArrayLike, NDArray
 
 from spatial_core.errors import InputError
@@ -18,6 +19,30 @@ _HEADROOM = 10.0  # dB that the response must go on below the fitted range
 def rms_db(x: ArrayLike) -> NDArray[np.float64]:
     """Level of [..., t] in dB relative to full scale 1 (RMS), [...]; silence is -inf."""
     power = np.mean(np.square(np.asarray(x, np.float64)), axis=-1)
+    return _decibel(power, 1.0)
+
+
+def a_weighting_db(hertz: ArrayLike) -> NDArray[np.float64]:
+    """A-weighting in dB at frequencies in Hz; -inf at 0 (IEC 61672-1:2013, equation E.6, 0 at 1 kHz)."""
+    squares = np.square(np.asarray(hertz, np.float64))
+    low, low_mid, high_mid, high = (
+        each**2 for each in (20.598997, 107.65265, 737.86223, 12194.217)
+    )
+    response = high * squares**2 / ((squares + low) * (squares + high))
+    response /= np.sqrt((squares + low_mid) * (squares + high_mid))
+    with np.errstate(divide="ignore"):
+        return 20.0 * np.log10(response) + 2.0
+
+
+def a_weighted_db(x: ArrayLike, rate: float) -> NDArray[np.float64]:
+    """A-weighted level of [..., t] at `rate` Hz in dB relative to full scale 1 (RMS), [...]."""
+    x = np.asarray(x)
+    size = scipy.fft.next_fast_len(x.shape[-1], real=True)
+    spectrum = scipy.fft.rfft(x, size)
+    weights = 10.0 ** (a_weighting_db(scipy.fft.rfftfreq(size, 1 / rate)) / 10.0)
+    # Of a real signal each bin but the first and, if the length is even, the last stands for two.
+    weights[1 : (size + 1) // 2] *= 2
+    power = np.square(np.abs(spectrum)) @ weights / size / x.shape[-1]
     return _decibel(power, 1.0)
 
 
@@ -56,10 +81,15 @@ def measure_rt60(rir: ArrayLike, rate: float) -> NDArray[np.float64]:
     return times.reshape(rir.shape[:-1])[()]
 
 
-def c50(rir: ArrayLike, rate: float) -> NDArray[np.float64]:
-    """Clarity of [..., t] in dB: energy to 50 ms after the direct sound over what follows."""
+def c50(rir: ArrayLike, rate: float, direct: ArrayLike | None = None) -> NDArray[np.float64]:
+    """Clarity of [..., t] in dB: energy to 50 ms after the direct sound over what follows.
+
+    direct: the sample [...] at which the direct sound arrives, where it is known; by default that of
+    the strongest sample.
+    """
     rir = np.asarray(rir, np.float64)
-    since = np.arange(rir.shape[-1]) - _direct_index(rir)[..., None]
+    arrival = _direct_index(rir) if direct is None else np.asarray(direct)
+    since = np.arange(rir.shape[-1]) - arrival[..., None]
     return _energy_ratio(rir, since < round(EARLY_SECONDS * rate))
 
 

@@ -57,6 +57,22 @@ def sentences(split: str) -> list[Sentence]:
     ]
 
 
+@dataclass(frozen=True, eq=False)
+class Sound:
+    """One sound of the corpus: samples int16 [t] at 16 kHz, and its class."""
+
+    key: str
+    label: str
+    samples: np.ndarray
+
+
+def sounds(split: str) -> list[Sound]:
+    """Decode the sounds of a split with their names, in the manifest's order."""
+    return [
+        Sound(clip["key"], clip["label"], samples) for _, clip, samples in _clips("noise", split)
+    ]
+
+
 def _clips(part: str, split: str) -> Iterator[tuple[dict[str, Any], dict[str, Any], np.ndarray]]:
     """Every clip of a split: its file's entry, its own, its samples."""
     folder = resources.files("spatial_core.corpus") / part

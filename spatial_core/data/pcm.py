@@ -27,8 +27,8 @@ MEMORY_LIMIT = 2 << 30  # bytes of PCM held in memory before a cache directory i
 Pcm = np.ndarray  # int16, one clip or many end to end
 
 
-def decode_mono(path: str | os.PathLike[str]) -> Pcm:
-    """Decode an audio file to int16 [t] at 16 kHz: channels averaged, scaled to a common peak.
+def decode_mono(path: str | os.PathLike[str], target_rate: int = SAMPLE_RATE) -> Pcm:
+    """Decode an audio file to int16 [t] at 16 kHz or another rate: channels averaged, scaled to a common peak.
 
     Scaled because quiet field recordings would keep only a few of the 16 bits, and because scenes
     set levels anyway. Raises InputError for a file that cannot be decoded, is longer than an hour, holds less than it
@@ -54,8 +54,8 @@ def decode_mono(path: str | os.PathLike[str]) -> Pcm:
     mono = samples.mean(axis=1)
     if not np.isfinite(mono).all():
         raise InputError(f"{path}: holds samples that are not finite; replace or remove the file")
-    if rate != SAMPLE_RATE:
-        mono = soxr.resample(mono, rate, SAMPLE_RATE)
+    if rate != target_rate:
+        mono = soxr.resample(mono, rate, target_rate)
     peak = float(np.abs(mono).max(initial=0.0))
     return to_int16(mono * (PEAK / peak) if peak > SILENT_PEAK else np.zeros_like(mono))
 

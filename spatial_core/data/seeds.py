@@ -8,7 +8,7 @@ import numpy as np
 from spatial_core.errors import InputError
 
 SPLITS = ("train", "validation", "test")
-_PURPOSES = ("group", "crop", "order", "replacement", "stretch", "room", "talk")
+_PURPOSES = ("group", "crop", "order", "replacement", "stretch", "room", "talk", "scene")
 _WORD = 2**32
 
 

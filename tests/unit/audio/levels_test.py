@@ -8,6 +8,7 @@ import pytest
 from pyroomacoustics.experimental import measure_rt60 as pyroom_rt60
 from scipy.integrate import cumulative_trapezoid
 
+from spatial_core.audio import levels
 from spatial_core.audio.levels import c50, drr, edc, gain_for_snr, measure_rt60, rms_db
 from spatial_core.errors import InputError
 
@@ -93,3 +94,45 @@ def test_drr_of_a_known_mixture() -> None:
     rir[0, 2000:2100] = 0.1  # energy 1: 0 dB
     assert drr(rir, RATE)[0] == pytest.approx(0.0, abs=1e-9)
     assert drr(rir, RATE)[1] == np.inf
+
+
+def test_a_weighting_is_the_published_table() -> None:
+    """IEC 61672-1:2013, table 3: rounded there to 0.1 dB, at the exact frequencies 1000 * 10**(n / 10)."""
+    table = {
+        -15: -39.4,
+        -12: -26.2,
+        -9: -16.1,
+        -6: -8.6,
+        -3: -3.2,
+        0: 0.0,
+        3: 1.2,
+        6: 1.0,
+        9: -1.1,
+        12: -6.6,
+    }
+    for band, expected in table.items():
+        assert levels.a_weighting_db(1000 * 10 ** (band / 10)) == pytest.approx(expected, abs=0.06)
+
+
+def test_a_weighted_levels_of_tones() -> None:
+    time = np.arange(24_000) / 24_000
+    for hertz, expected in ((1000.0, 0.0), (100.0, -19.1), (8000.0, -1.1)):
+        tone = np.sqrt(2) * 0.1 * np.sin(2 * np.pi * hertz * time)
+        assert levels.a_weighted_db(tone, 24_000) == pytest.approx(-20 + expected, abs=0.1)
+    assert levels.a_weighted_db(np.zeros((2, 100)), 24_000).tolist() == [-np.inf, -np.inf]
+
+
+def test_a_level_that_weighs_nothing_is_the_rms() -> None:
+    """White noise: the mean of the weights, by another way than the spectrum of the signal."""
+    noise = np.random.default_rng(0).standard_normal(50_000)
+    hertz = np.linspace(0, 12_000, 100_001)
+    mean = np.mean(10 ** (levels.a_weighting_db(hertz) / 10))
+    # 0.1 dB: 50,000 samples
+    assert levels.a_weighted_db(noise, 24_000) == pytest.approx(10 * np.log10(mean), abs=0.1)
+
+
+def test_c50_counts_from_a_known_direct_sound() -> None:
+    rir = np.zeros(4000)
+    rir[100], rir[1000], rir[3000] = 0.5, 1.0, 0.5  # at 16 kHz: 56 ms after the direct sound
+    assert levels.c50(rir, 16_000, 100) == pytest.approx(10 * np.log10(0.25 / 1.25))
+    assert levels.c50(rir, 16_000) == pytest.approx(10 * np.log10(1.25 / 0.25))
