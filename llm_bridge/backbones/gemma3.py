@@ -12,16 +12,13 @@ from dataclasses import dataclass
 from functools import cache
 
 import jax.numpy as jnp
-from flax import nnx
 
 from llm_bridge.backbones.bpe import ScoredTokenizer
-from llm_bridge.backbones.decoder import Decoder, DecoderConfig
+from llm_bridge.backbones.decoder import DecoderConfig
 from llm_bridge.backbones.gguf import GgufFile
-from llm_bridge.backbones.gguf_weights import read_decoder
 from llm_bridge.backbones.packaged import PackagedFile
-from llm_bridge.backbones.whisper import FEATURES, whisper_identity, whisper_tiny_encoder
-from llm_bridge.protocol import AudioEncoder, SoftTokenIds
-from spatial_core.typing import Params
+from llm_bridge.backbones.packaged_model import PackagedModel
+from llm_bridge.protocol import SoftTokenIds
 
 DIGESTS = (
     "d47b1ae926d2c8f811264dd879ba155e80f120bed270189051c09c3542e59e83",
@@ -57,23 +54,14 @@ def _tokenizer() -> ScoredTokenizer:
 
 
 @dataclass(frozen=True)
-class Gemma3Backbone:
+class Gemma3Backbone(PackagedModel):
     """Gemma 3 270M: 18 layers, every sixth global, width 640, 4 heads on one key head, 262,144 ids.
 
-    dtype, param_dtype: of the computation and of the weights; not float16, which overflows here.
-    audio_hidden, audio_block: as in SmolLMBackbone, with which it shares the mono encoder.
+    dtype, param_dtype: not float16, which overflows here.
     """
 
-    dtype: str = "float32"
-    param_dtype: str = "float32"
-    remat: bool = False
-    audio_hidden: int = 1024
-    audio_block: float = 10.0
     name: str = "gemma3"
     width: int = 640
-    audio_width: int = FEATURES
-    trainable: str = r"audio/.*"
-    partition_rules: tuple[tuple[str, tuple[str | None, ...]], ...] = ()
 
     @property
     def ids(self) -> SoftTokenIds:
@@ -111,13 +99,9 @@ class Gemma3Backbone:
             param_dtype=jnp.dtype(self.param_dtype),
         )
 
-    def build(self, rngs: nnx.Rngs) -> Decoder:
-        """A decoder with fresh parameters."""
-        return Decoder(self.config, rngs=rngs)
-
-    def load(self, shardings: Params | None = None) -> Params:
-        """The published weights; `audio` is not among them and starts fresh."""
-        return read_decoder(_file(), self.config, IDS, shardings)
+    def file(self) -> GgufFile:
+        """The weights."""
+        return _file()
 
     def prompt(self, system: str, user: str) -> tuple[list[int], list[int]]:
         """System text, soft tokens, question and `Answer:`, each on lines of its own."""
@@ -128,12 +112,3 @@ class Gemma3Backbone:
     def weights_digest(self) -> str:
         """SHA-256 of the four parts' SHA-256."""
         return hashlib.sha256("".join(DIGESTS).encode()).hexdigest()
-
-    @property
-    def audio_identity(self) -> tuple[str, str]:
-        """Name and digest of the mono encoder."""
-        return whisper_identity(self.audio_block)
-
-    def audio_encoder(self) -> AudioEncoder:
-        """Whisper tiny."""
-        return whisper_tiny_encoder(self.audio_block)

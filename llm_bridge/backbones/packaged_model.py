@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What language models out of a package have in common: GGUF weights, and Whisper tiny as the mono ear."""
+
+from __future__ import annotations
+
+import abc
+from dataclasses import dataclass
+
+from flax import nnx
+
+from llm_bridge.backbones.decoder import Decoder, DecoderConfig
+from llm_bridge.backbones.gguf import GgufFile
+from llm_bridge.backbones.gguf_weights import read_decoder
+from llm_bridge.backbones.whisper import FEATURES, whisper_identity, whisper_tiny_encoder
+from llm_bridge.protocol import AudioEncoder, SoftTokenIds
+from spatial_core.typing import Params
+
+
+@dataclass(frozen=True)
+class PackagedModel(abc.ABC):
+    """A frozen `Decoder` whose weights are in a package.
+
+    dtype, param_dtype: of the computation and of the weights. audio_hidden: width between the two maps
+    that bring Whisper's output to the model; those are trained, the rest is frozen. audio_block: see
+    whisper_tiny_encoder.
+    """
+
+    dtype: str = "float32"
+    param_dtype: str = "float32"
+    remat: bool = False
+    audio_hidden: int = 1024
+    audio_block: float = 10.0
+    name: str = ""
+    width: int = 0
+    audio_width: int = FEATURES
+    trainable: str = r"audio/.*"
+    partition_rules: tuple[tuple[str, tuple[str | None, ...]], ...] = ()
+
+    @property
+    @abc.abstractmethod
+    def ids(self) -> SoftTokenIds:
+        """Special ids."""
+
+    @property
+    @abc.abstractmethod
+    def config(self) -> DecoderConfig:
+        """Shape of the decoder."""
+
+    @abc.abstractmethod
+    def file(self) -> GgufFile:
+        """The weights; InputError if their package is not installed."""
+
+    def build(self, rngs: nnx.Rngs) -> Decoder:
+        """A decoder with fresh parameters."""
+        return Decoder(self.config, rngs=rngs)
+
+    def load(self, shardings: Params | None = None) -> Params:
+        """The published weights; `audio` is not among them and starts fresh."""
+        return read_decoder(self.file(), self.config, self.ids, shardings)
+
+    @property
+    def audio_identity(self) -> tuple[str, str]:
+        """Name and digest of the mono encoder."""
+        return whisper_identity(self.audio_block)
+
+    def audio_encoder(self) -> AudioEncoder:
+        """Whisper tiny."""
+        return whisper_tiny_encoder(self.audio_block)
