@@ -49,6 +49,8 @@ CONFIGURABLES: dict[str, tuple[str, ...]] = {
     "sciphi.rooms": ("FoaRoomConfig",),
     "sciphi.scenes": ("FoaSceneConfig",),
     "sciphi.scene_set": ("SceneSetConfig",),
+    "sciphi.seldnet": ("SeldNetConfig",),
+    "sciphi.seld_task": ("SeldStream", "SeldTask"),
 }
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from sciphi.records import FOA_RATE
 from spatial_core.errors import InputError
-from spatial_core.typing import Array, Float
+from spatial_core.typing import Float
 
 HOP = 480  # samples between frames, 20 ms
 FRAME_RATE = FOA_RATE / HOP  # frames a second
@@ -23,7 +23,7 @@ _EPSILON = 1e-8
 _POWER_FLOOR = 1e-10
 
 
-def seld_features(foa: Float[Array, "*b 4 t"]) -> Float[Array, "*b 7 f 64"]:
+def seld_features(foa: Float[Any, "*b 4 t"]) -> Float[Any, "*b 7 f 64"]:
     """Feature maps float32 of Ambisonic audio (ACN, SN3D, 24 kHz), f = t // 480 frames.
 
     Frame k is centred on sample 480 k, with zeros before the start. Maps 0-3: mel power of W, Y, Z, X

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from sciphi.adpit import TRACKS
 from sciphi.convolution import convolve, max_pool
 from sciphi.features import MAPS, MELS
 from sciphi.recurrence import BidirectionalGru
@@ -28,7 +29,6 @@ from spatial_core.typing import Array, Float, Params
 
 FRAMES_PER_TOKEN = 5
 TOKEN_WIDTH = 128
-TRACKS = 3
 AXES = 4  # of an answer: x, y, z (length: activity) and distance in metres
 _ENCODER = "encoder"
 
@@ -38,11 +38,12 @@ class SeldNetConfig:
     """Sizes of the encoder; the defaults are the baseline's (705,536 weights).
 
     channels: of each convolution. frequency_pool: of each block; time is pooled by 5 in the first.
-    gru_layers, attention_layers, heads: of what follows, 128 wide. dropout: where the baseline has
-    it, in training.
+    width: of a token, and of each direction of the recurrence. gru_layers, attention_layers, heads: of
+    what follows. dropout: where the baseline has it, in training.
     """
 
     channels: int = 64
+    width: int = TOKEN_WIDTH
     frequency_pool: tuple[int, ...] = (4, 4, 2)
     gru_layers: int = 2
     attention_layers: int = 2
@@ -57,8 +58,8 @@ class SeldNetConfig:
                     f"frequency_pool {self.frequency_pool} does not divide {MELS} mels"
                 )
             rest //= pool
-        if TOKEN_WIDTH % self.heads:
-            raise InputError(f"heads is {self.heads}: it has to divide {TOKEN_WIDTH}")
+        if self.width % self.heads:
+            raise InputError(f"heads is {self.heads}: it has to divide the width {self.width}")
         if not 0 <= self.dropout < 1:
             raise InputError(f"dropout is {self.dropout}: it must be in [0, 1)")
 
@@ -125,15 +126,15 @@ class SeldNet(nnx.Module):
             inputs = config.channels
         inputs = config.pooled_width
         for i in range(config.gru_layers):
-            setattr(self, f"gru_{i}", BidirectionalGru(inputs, TOKEN_WIDTH, rngs=rngs))
-            inputs = 2 * TOKEN_WIDTH
+            setattr(self, f"gru_{i}", BidirectionalGru(inputs, config.width, rngs=rngs))
+            inputs = 2 * config.width
         for i in range(config.attention_layers):
-            block = SelfAttention(TOKEN_WIDTH, config.heads, config.dropout, rngs=rngs)
+            block = SelfAttention(config.width, config.heads, config.dropout, rngs=rngs)
             setattr(self, f"attention_{i}", block)
 
     def encode(
         self, features: Float[Array, "b 7 f 64"], key: Array | None = None
-    ) -> Float[Array, "b n 128"]:
+    ) -> Float[Array, "b n d"]:
         """Tokens, n = f // 5: token k is of the 100 ms from 0.1 k s, in the light of the whole clip.
 
         The stored statistics normalise, and get no gradient. `key` turns dropout on.
@@ -142,13 +143,13 @@ class SeldNet(nnx.Module):
 
     def encode_in_training(
         self, features: Float[Array, "b 7 f 64"], key: Array | None
-    ) -> tuple[Float[Array, "b n 128"], Params]:
+    ) -> tuple[Float[Array, "b n d"], Params]:
         """Tokens normalised by the batch's own statistics, and the new running ones by path."""
         return self._encode(features, key, train=True)
 
     def _encode(
         self, features: Array, key: Array | None, train: bool
-    ) -> tuple[Float[Array, "b n 128"], Params]:
+    ) -> tuple[Float[Array, "b n d"], Params]:
         if features.ndim != 4 or features.shape[1::2] != (MAPS, MELS):
             raise InputError(f"features are [b, {MAPS}, f, {MELS}], not {list(features.shape)}")
         config, moved = self.config, {}
@@ -165,7 +166,7 @@ class SeldNet(nnx.Module):
         for i in range(config.gru_layers):
             x = getattr(self, f"gru_{i}")(x if i == 0 else drop(x, config.dropout, next(keys)))
         x = jnp.tanh(x)
-        x = x[..., TOKEN_WIDTH:] * x[..., :TOKEN_WIDTH]
+        x = x[..., config.width :] * x[..., : config.width]
         for i in range(config.attention_layers):
             x = getattr(self, f"attention_{i}")(x, next(keys))
         return x, moved
@@ -176,10 +177,10 @@ class SeldModel(nnx.Module):
 
     def __init__(self, config: SeldNetConfig, classes: int, *, rngs: nnx.Rngs):
         self.encoder = SeldNet(config, rngs=rngs)
-        self.hidden = nnx.Linear(TOKEN_WIDTH, TOKEN_WIDTH, rngs=rngs)
-        self.answer = nnx.Linear(TOKEN_WIDTH, TRACKS * AXES * classes, rngs=rngs)
+        self.hidden = nnx.Linear(config.width, config.width, rngs=rngs)
+        self.answer = nnx.Linear(config.width, TRACKS * AXES * classes, rngs=rngs)
 
-    def head(self, tokens: Float[Array, "b n 128"]) -> Float[Array, "b n 3 4 c"]:
+    def head(self, tokens: Float[Array, "b n d"]) -> Float[Array, "b n 3 4 c"]:
         """Per track and class x, y, z (a unit vector where one sounds, else 0) and metres."""
         answer = self.answer(self.hidden(tokens))
         return answer.reshape(*tokens.shape[:2], TRACKS, AXES, -1)

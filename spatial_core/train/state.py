@@ -17,7 +17,15 @@ import optax
 
 from spatial_core.train.optim import OptimizerConfig, learning_rate, make_optimizer
 from spatial_core.train.rng import init_key, step_key
-from spatial_core.train.task import Batch, Metrics, Params, Task, merge_params
+from spatial_core.train.task import (
+    STATISTICS,
+    Batch,
+    Metrics,
+    Params,
+    Task,
+    merge_params,
+    replace_params,
+)
 
 State = dict[str, Any]
 
@@ -80,6 +88,7 @@ def make_train_step(
             (loss, metrics), grads = _accumulate(
                 gradients, params, frozen, batch, key, microbatches
             )
+        statistics = metrics.pop(STATISTICS, {})
         grad_norm = optax.global_norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
         within = state["skipped"] <= nonfinite_budget
@@ -88,6 +97,7 @@ def make_train_step(
             grads, state["opt_state"], params
         )
         stepped = jax.tree.map(lambda p, u: (p - rate * u).astype(p.dtype), params, updates)
+        stepped = replace_params(stepped, statistics)
         new = {
             "step": step + 1,
             "params": _select(finite & within, stepped, params),

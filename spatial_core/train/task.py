@@ -13,6 +13,7 @@ Params = dict[str, Any]
 Batch = dict[str, Any]
 Metrics = dict[str, Any]
 Rules = tuple[tuple[str, tuple[str | None, ...]], ...]
+STATISTICS = "statistics"
 
 
 @runtime_checkable
@@ -41,7 +42,12 @@ class Task(Protocol):
     def loss(
         self, params: Params, batch: Batch, rng: jax.Array, train: bool
     ) -> tuple[jax.Array, Metrics]:
-        """Scalar loss (mean over the batch) and scalar metrics; `rng` drives dropout."""
+        """Scalar loss (mean over the batch) and scalar metrics; `rng` drives dropout.
+
+        A task with running statistics, such as batch normalisation's, keeps them among its parameters
+        and stops gradients at them. In training its metrics then hold their new values under
+        `STATISTICS`, as a part of the parameter tree: the step puts them where they belong.
+        """
         ...
 
     def predict(self, params: Params, batch: Batch) -> dict[str, jax.Array]:
@@ -87,6 +93,14 @@ def merge_params(trained: Params, frozen: Params) -> Params:
     for name, value in frozen.items():
         merged[name] = merge_params(merged[name], value) if name in merged else value
     return merged
+
+
+def replace_params(params: Params, new: Params) -> Params:
+    """The nested dict with the values of `new`, a part of it, in their places."""
+    replaced = dict(params)
+    for name, value in new.items():
+        replaced[name] = replace_params(params[name], value) if isinstance(value, dict) else value
+    return replaced
 
 
 @runtime_checkable
