@@ -29,6 +29,7 @@ BACKBONES = {
     "SmolLMBackbone": "llm_bridge.backbones.smollm",
     "Gemma3Backbone": "llm_bridge.backbones.gemma3",
     "Gemma3nBackbone": "llm_bridge.backbones.gemma3n.backbone",
+    "Phi4Backbone": "llm_bridge.backbones.phi4.backbone",
 }
 _SHIPPED = Path(__file__).parent / "pretrained"
 DEFAULT_NAME = "tiny"

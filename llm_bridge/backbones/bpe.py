@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Byte-pair tokenizers from the vocabulary and merges, or scores, in a GGUF file."""
+"""Byte-pair tokenizers: from the vocabulary and merges, or scores, in a GGUF file, or from a tokenizer.json."""
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from spatial_core.errors import InputError
@@ -12,6 +14,7 @@ from spatial_core.errors import InputError
 # Token types of GGUF.
 NORMAL, CONTROL, USER_DEFINED = 1, 3, 4
 SPACE = "\u2581"
+MAX_BYTES = 128 << 20
 
 
 class ByteLevelTokenizer:
@@ -75,6 +78,59 @@ class ScoredTokenizer:
         """Text of ids; special ones give nothing."""
         plain = [int(i) for i in ids if int(i) not in self._special]
         return self._bpe.decode(plain, skip_special_tokens=False)
+
+
+class FileTokenizer:
+    """The BPE of a Hugging Face tokenizer.json, whose special tokens no text can write.
+
+    Args:
+        path: the file.
+        expected: ids that its special tokens must have, by their text.
+
+    InputError if the file is missing, damaged or lacks one of those, or tokenizers is not installed.
+    """
+
+    def __init__(self, path: str | Path, expected: Mapping[str, int]):
+        parts, content = _tokenizers(), _read_json(Path(path))
+        try:
+            added = {str(token["content"]): int(token["id"]) for token in content["added_tokens"]}
+            # Without them `<|end|>` in a text is letters, so that a user cannot end a turn.
+            plain = {**content, "added_tokens": [], "post_processor": None}
+            self._bpe = parts.Tokenizer.from_str(json.dumps(plain))
+        except Exception as error:  # the library raises no narrower class
+            raise InputError(f"{path} is not a tokenizer.json: {error}") from error
+        wrong = [
+            f"{text!r} is {added.get(text, 'missing')}, not {id}"
+            for text, id in expected.items()
+            if added.get(text) != id
+        ]
+        if wrong:
+            raise InputError(f"{path} is another model's tokenizer: {'; '.join(wrong)}")
+        self._special = frozenset(added.values())
+        self.vocab_size = 1 + max([*self._special, self._bpe.get_vocab_size() - 1])
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text; names of special tokens in it are taken as letters."""
+        return [int(id) for id in self._bpe.encode(text, add_special_tokens=False).ids]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of ids; special ones, and ids that are not text, give nothing."""
+        plain = [int(i) for i in ids if int(i) >= 0 and int(i) not in self._special]
+        return str(self._bpe.decode(plain, skip_special_tokens=False))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise InputError(f"{path} does not exist: give the tokenizer.json of the model")
+    if path.stat().st_size > MAX_BYTES:
+        raise InputError(f"{path} is larger than {MAX_BYTES >> 20} MB: no tokenizer.json is")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} is not a tokenizer.json: {error}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} is not a tokenizer.json: it holds a {type(content).__name__}")
+    return content
 
 
 def _merges(

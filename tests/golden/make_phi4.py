@@ -54,7 +54,7 @@ def tensor(name: str, shape: tuple[int, ...]) -> np.ndarray:
     if "embed_tokens.weight" in name:
         # The embedding is the head, too: this gives logits of order 1.
         return 0.2 * values
-    return values / np.prod(shape[1:]) ** 0.5
+    return (values / np.prod(shape[1:]) ** 0.5).astype(np.float32)
 
 
 def text_ids(length: int = LENGTH, rows: int = BATCH) -> np.ndarray:

@@ -157,6 +157,7 @@ def test_every_backbone_is_rebuilt_from_what_a_run_writes_of_it():
         "SmolLMBackbone": {"dtype": "bfloat16"},
         "Gemma3Backbone": {},
         "Gemma3nBackbone": {"preset": "E2B"},
+        "Phi4Backbone": {"preset": "mini"},
     }
     assert changes.keys() == trained.BACKBONES.keys()
     for name, given in changes.items():

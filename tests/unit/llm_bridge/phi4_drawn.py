@@ -80,8 +80,8 @@ def with_spatial(params: Any, config: Phi4TextConfig, scale: float = 1.0) -> Any
     flat = leaves_of(params)
     shapes = leaves_of(jax.eval_shape(text_model(config, SPATIAL_LORA).init, jax.random.key(0)))
     for path, leaf in shapes.items():
-        site, _, side = path.rpartition("/lora_")
-        if side:
+        site, found, side = path.rpartition("/lora_")
+        if found:
             one = leaf.shape[:0:-1]
             name = f".lora_{side.upper()}.spatial.weight"
             stack = [tensor(hf_linear_name(site, (i,)) + name, one).T for i in range(config.layers)]

@@ -150,7 +150,9 @@ def test_remat_and_bfloat16_change_little() -> None:
         return jnp.mean(jnp.square(logits)), logits
 
     (_, logits), gradient = quick(jax.value_and_grad(loss, has_aux=True))(cut)
-    assert all(np.isfinite(np.asarray(leaf, np.float32)).all() for leaf in jax.tree.leaves(gradient))
+    assert all(
+        np.isfinite(np.asarray(leaf, np.float32)).all() for leaf in jax.tree.leaves(gradient)
+    )
     assert logits.dtype == jnp.float32
     exact = runners("short")[0](jax.tree.map(lambda x: x.astype(jnp.float32), cut), ids, valid)
     # bfloat16 has 8 bits: some percent after two layers.
