@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,8 @@ AudioEncoder = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 NAME = "manifest.json"
 FORMAT = "llm_bridge audio features"
 VERSION = 1
-SOURCES = ("audio", "mixed")
+# What can be heard, a field of a record -> its word in the name of the features' folder.
+SOURCES = {"audio": "dry", "mixed": "mixed"}
 SHARD_SIZE = 256
 _LARGEST = float(np.finfo(np.float16).max)
 
@@ -60,7 +62,8 @@ class AudioCache:
     tokens: the set. make_encoder: gives the encoder, float32 [t] at 16 kHz -> [ceil(t / 2560), a]; it is
     called only when something is missing, so a finished cache costs no weights. name, digest: which
     encoder it is (the checksum of its weights, or whatever else tells it from others). source: "audio"
-    (dry voices) or "mixed" (mean of the channels). directory: by default a folder of the set's own.
+    (dry voices) or "mixed" (mean of the channels). directory: by default a folder of the set's own,
+    audio-NAME-dry or audio-NAME-mixed.
 
     What was interrupted is finished; files that differ from their checksum are made again. Raises
     InputError when the folder holds features of another encoder or token set, or the encoder gives
@@ -80,9 +83,7 @@ class AudioCache:
     ) -> None:
         if source not in SOURCES:
             raise InputError(f"source is {source!r}: choose among {', '.join(SOURCES)}")
-        folder = f"audio-{name}-{source}"
-        if Path(folder).name != folder:
-            raise InputError(f"the encoder's name {name!r} cannot be part of a folder's name")
+        folder = f"audio-{re.sub('[^A-Za-z0-9.]+', '-', name)}-{SOURCES[source]}"
         self.directory = tokens.directory / folder if directory is None else Path(directory)
         self.source = source
         fresh = _Manifest(

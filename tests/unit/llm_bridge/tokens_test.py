@@ -264,17 +264,23 @@ def test_audio_features_are_computed_once(
 
     def cache(digest: str = "1", **options: Any) -> AudioCache:
         return AudioCache(
-            tokens, lambda: encoder, name="mean", digest=digest, progress=lambda _: None, **options
+            tokens,
+            lambda: encoder,
+            name="mean, of two",
+            digest=digest,
+            progress=lambda _: None,
+            **options,
         )
 
     made = cache()
+    assert made.directory == tokens.directory / "audio-mean-of-two-dry"
     assert encoder.calls == len(made) == 5 and made.width == 2
     for index in (0, 1, 4, -1):
         wanted = encoder(tokens[index].audio).astype(np.float16)
         assert made[index].dtype == np.float16 and np.array_equal(made[index], wanted)
         assert len(made[index]) == len(tokens[index].tokens)
     calls = encoder.calls
-    again = AudioCache(tokens, lambda: pytest.fail("not needed"), name="mean", digest="1")
+    again = AudioCache(tokens, lambda: pytest.fail("not needed"), name="mean, of two", digest="1")
     assert np.array_equal(again[3], made[3])
     before = np.array(made[3])
     (made.directory / "features-00001-of-00003.f16").write_bytes(b"half")
@@ -287,7 +293,7 @@ def test_audio_features_are_computed_once(
 def test_audio_features_of_another_grid_are_refused(tokens: TokenSet) -> None:
     with pytest.raises(InputError, match="one vector per 2560 samples"):
         AudioCache(tokens, lambda: lambda audio: np.ones((3, 4)), name="x", digest="1")
-    assert not list((tokens.directory / "audio-x-audio").iterdir())
+    assert not list((tokens.directory / "audio-x-dry").iterdir())
 
 
 def test_settings_that_make_no_sense_are_refused() -> None:
