@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import scipy.signal
 from absl import app, flags
+from em32 import EM32, EM32_RADIUS
 
 from phasecoder.pretrained import Encoder, load, window_batch
 from spatial_core.audio.io import load_audio
@@ -34,17 +35,6 @@ _CLIPS = flags.DEFINE_integer("clips", 512, "Clips of each row.")
 _EIGENMIKE = flags.DEFINE_string("eigenmike", None, "A measured response, 32 channels.")
 _DIRECTION = flags.DEFINE_list("eigenmike_direction", ["76.5", "-17"], "Its azimuth, elevation.")
 _OUT = flags.DEFINE_string("out", "runs/robustness", "Folder for robustness.json.")
-
-EM32_RADIUS = 0.042
-# (colatitude, azimuth) of the em32's capsules in degrees, as its maker lists them.
-# fmt: off
-EM32 = (
-    (69, 0), (90, 32), (111, 0), (90, 328), (32, 0), (55, 45), (90, 69), (125, 45),
-    (148, 0), (125, 315), (90, 291), (55, 315), (21, 91), (58, 90), (121, 90), (159, 89),
-    (69, 180), (90, 212), (111, 180), (90, 148), (32, 180), (55, 225), (90, 249), (125, 225),
-    (148, 180), (125, 135), (90, 111), (55, 135), (21, 269), (58, 270), (122, 270), (159, 271),
-)
-# fmt: on
 
 
 def scenes(**changes) -> list[dict[str, np.ndarray]]:

@@ -31,7 +31,7 @@ from spatial_core.errors import InputError
 FLOOR_DB = -90.0
 # Levels of W, RMS in dB re full scale, that models are trained on; quieter and louder windows are brought
 # to the nearer of them, and what is said of loudness is corrected.
-LOWEST_DB, HIGHEST_DB = -55.0, -12.0
+LOWEST_DB, HIGHEST_DB = -45.0, -15.0
 _BATCH = 4
 
 
