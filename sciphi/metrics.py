@@ -19,7 +19,14 @@ from typing import Literal
 from sciphi.matching import Matching, match_pom, match_pos
 from sciphi.pairs import Pairs, compare, has_words, sector
 from sciphi.records import SceneTruth
-from sciphi.schema import Background, SceneDescription, Source, describe_source, describe_truth
+from sciphi.schema import (
+    UNKNOWN,
+    Background,
+    SceneDescription,
+    Source,
+    describe_source,
+    describe_truth,
+)
 from sciphi.similarity import Similarity
 
 Answer = tuple[SceneDescription, tuple[str, ...]]  # what `parse_text` returns
@@ -174,9 +181,11 @@ def _scene_values(
 
 
 def _noise(said: Background | None, truth: Background | None, similarity: Similarity) -> float:
-    """Similarity of the backgrounds: 1 if there is none in both, 0 if in one only."""
+    """Similarity of the backgrounds: 1 if there is none in both, 0 if in one only or not read."""
     if said is None or truth is None:
         return float(said is truth)
+    if said.label == UNKNOWN:
+        return 0.0
     return similarity(said.label, truth.label)
 
 

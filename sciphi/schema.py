@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 Order = Literal["loudness", "zone", "distance", "name", "onset"]
 ORDERS: tuple[Order, ...] = get_args(Order)
 NO_BACKGROUND = "not present"
+UNKNOWN = "Unknown"
 VOLUME_STEP = 100.0  # m^3
 MOST = 1_000_000.0  # of any unit; more is no measurement
 MOST_LEVEL = 999  # dB, either way
@@ -80,7 +81,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Background:
-    """The diffuse sound behind everything: its label and its loudness in dB.
+    """The diffuse sound behind everything: its label (`Unknown` if it is not known) and its loudness, dB.
 
     Raises InputError for an empty label and for `not present`; semicolons become commas.
     """

@@ -15,11 +15,17 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from sciphi.schema import MOST, MOST_LEVEL, NO_BACKGROUND, Background, SceneDescription, Source
+from sciphi.schema import (
+    MOST,
+    MOST_LEVEL,
+    NO_BACKGROUND,
+    UNKNOWN,
+    Background,
+    SceneDescription,
+    Source,
+)
 from sciphi.zones import read_zone
-from spatial_core.errors import InputError
 
-UNKNOWN = "Unknown"
 LEGEND = "Sound label: (time, direction, distance, loudness, C50):"
 MAX_CHARS = 20_000  # of an answer that is read; four sources take some 600
 
@@ -86,8 +92,8 @@ def source_text(source: Source) -> str:
 def parse_text(text: str) -> tuple[SceneDescription, tuple[str, ...]]:
     """What a text describes, and what of it could not be read; never raises.
 
-    Both grids of zones are known. What is missing or unreadable is None; a source whose label alone is
-    missing is called `unknown`; one without its values in brackets is left out and named.
+    Both grids of zones are known. A value that is missing or unreadable is None, a label `Unknown`; a source
+    without its values in brackets is left out and named.
     """
     problems: list[str] = []
     text = " ".join(str(text)[:MAX_CHARS].split())
@@ -101,7 +107,7 @@ def parse_text(text: str) -> tuple[SceneDescription, tuple[str, ...]]:
         background, rest = _background(noise["rest"], problems)
     else:
         problems.append("noise_label is missing")
-        background, rest = None, _after_head(text)
+        background, rest = Background(UNKNOWN, None), _after_head(text)
     sources = _sources(rest, problems)
     _check_count(head, len(sources), problems)
     return SceneDescription(volume, rt60, background, tuple(sources)), tuple(problems)
@@ -180,13 +186,7 @@ def _background(rest: str, problems: list[str]) -> tuple[Background | None, str]
         after = after[legend.end() :]
     if not label:
         problems.append("noise_label is empty")
-    if absent or not label:
-        return None, after
-    try:
-        return Background(label, loudness), after
-    except InputError as error:
-        problems.append(str(error))
-        return None, after
+    return (None if absent else Background(label or UNKNOWN, loudness)), after
 
 
 def _noise_parts(rest: str, problems: list[str]) -> tuple[str, str | None, str]:
@@ -220,7 +220,7 @@ def _sources(rest: str, problems: list[str]) -> list[Source]:
         if not found[2]:
             problems.append(f"{number}: the answer ends within its values")
         values = _read_values(found[1], number, problems)
-        sources.append(Source(label=label or "unknown", **values))
+        sources.append(Source(label=label or UNKNOWN, **values))
     left = rest[at:].strip(" ;.")
     if left:
         problems.append(f"{left[:60]!r} could not be read: no values in brackets follow it")
