@@ -12,8 +12,9 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
-from sciphi.material import Sounds, categories, open_events, open_speech
+from sciphi.material import Sound, Sounds, categories, open_events, open_speech
 from sciphi.records import FOA_RATE, Scene, SceneTruth, SourceTruth
 from sciphi.rooms import FoaRoom, FoaRoomConfig, high_pass, make_room
 from sciphi.synthesis import Placed, background_of, heard_source, random_filter
@@ -23,6 +24,7 @@ from spatial_core.sim.rooms import SPEED_OF_SOUND
 
 _KEPT_ROOMS = 16
 _PEAK = 0.98
+_MAX_DRAWS = 64
 
 
 @dataclass(frozen=True)
@@ -200,24 +202,31 @@ def _require(sounds: Sounds, wanted: bool, what: str, split: str) -> None:
         )
 
 
-def _draw(rng: np.random.Generator, sounds: Sounds, avoid: set[str]):  # type: ignore[no-untyped-def]
-    """A sound and its samples: a group first, then one of its clips, none of the groups to avoid.
+def _draw(
+    rng: np.random.Generator, sounds: Sounds, avoid: set[str]
+) -> tuple[Sound, NDArray[np.float32]]:
+    """A sound and its samples: a group first, then one of its clips, silent ones passed over.
 
-    avoid: groups or labels; if nothing else is left they are drawn too. Silent clips are passed over.
+    avoid: groups and labels that are drawn only where nothing else is found.
     """
-    names = [name for name in sounds.groups if name not in avoid] or list(sounds.groups)
-    for _ in range(64):
+    names, drawn = list(sounds.groups), None
+    for _ in range(_MAX_DRAWS):
         members = sounds.groups[names[rng.integers(len(names))]]
         number = members[rng.integers(len(members))]
-        sound = sounds.items[number]
-        audio = sounds.audio(number)
-        if len(audio) and (sound.label not in avoid or len(names) == 1):
-            return sound, audio
-    raise InputError("64 clips in a row are silent or alike: replace them, or add others")
+        sound, audio = sounds.items[number], sounds.audio(number)
+        if len(audio):
+            drawn = sound, audio
+            if not {sound.group, sound.label} & avoid:
+                break
+    if drawn is None:
+        raise InputError(f"{_MAX_DRAWS} clips in a row are silent: replace them, or add others")
+    return drawn
 
 
-def _as_event(rng: np.random.Generator, dry: np.ndarray, longest: float) -> np.ndarray:
-    """A sound of at most `longest` seconds; one of under a second may be heard several times."""
+def _as_event(
+    rng: np.random.Generator, dry: NDArray[np.float32], longest: float
+) -> NDArray[np.float32]:
+    """A sound of at most `longest` seconds; a short one may be heard several times in a row."""
     limit = round(longest * FOA_RATE)
     if len(dry) > limit:
         start = int(rng.integers(len(dry) - limit + 1))
@@ -225,9 +234,9 @@ def _as_event(rng: np.random.Generator, dry: np.ndarray, longest: float) -> np.n
         fade = np.linspace(0, 1, 240, dtype=np.float32)  # 10 ms
         dry[:240] *= fade
         dry[-240:] *= fade[::-1]
-    if len(dry) < FOA_RATE and rng.uniform() < 0.6:
+    if len(dry) < FOA_RATE and (len(dry) < 0.3 * FOA_RATE or rng.uniform() < 0.6):
         every = len(dry) + int(rng.uniform(0.05, 0.4) * FOA_RATE)
-        times = int(min(rng.uniform(0.5, 3.0) * FOA_RATE, limit - len(dry)) // every) + 1
+        times = int(min(rng.uniform(0.7, 3.0) * FOA_RATE, limit - len(dry)) // every) + 1
         row = np.zeros((times - 1) * every + len(dry), np.float32)
         for n in range(times):
             row[n * every : n * every + len(dry)] += dry
@@ -235,7 +244,7 @@ def _as_event(rng: np.random.Generator, dry: np.ndarray, longest: float) -> np.n
     return dry
 
 
-def _below_full_scale(foa: np.ndarray) -> tuple[np.ndarray, float]:
+def _below_full_scale(foa: NDArray[np.float32]) -> tuple[NDArray[np.float32], float]:
     """The audio as it is stored, and by how many dB all levels changed so that it fits."""
     foa = high_pass(foa)
     peak = float(np.abs(foa).max())
