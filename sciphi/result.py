@@ -115,7 +115,8 @@ class SceneResult:
             yield "Silence: nothing to describe."
             return
         if not every_window:
-            yield from _description_lines(self.description, self._by_onset())
+            sources = tuple(item.source for item in self.timeline)
+            yield from _description_lines(self.description, sources, self._paths())
             return
         for window in self.windows:
             yield ""
@@ -126,8 +127,11 @@ class SceneResult:
             sources = window.description.ordered("onset").sources
             yield from (f"  {line}" for line in _description_lines(window.description, sources))
 
-    def _by_onset(self) -> tuple[Source, ...]:
-        return tuple(item.source for item in self.timeline)
+    def _paths(self) -> tuple[str, ...]:
+        """For each source of the timeline the zones that it passes; empty if it stays."""
+        return tuple(
+            " > ".join(item.zones) if len(item.zones) > 1 else "" for item in self.timeline
+        )
 
 
 def room_text(description: SceneDescription) -> str:
@@ -154,12 +158,13 @@ def _description_lines(description: SceneDescription, sources: tuple[Source, ...
     rows = [_row(source) for source in sources[:_MOST_ROWS]]
     head = ("from", "to", "direction", "azimuth", "elev.", "distance", "loudness", "C50", "what")
     widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head) - 1)]
-    for row in (head, *rows):
+    for row, path in zip((head, *rows), ("", *paths, *[""] * len(rows))):
         cells = [
             cell.ljust(width) if i == 2 else cell.rjust(width)
             for i, (cell, width) in enumerate(zip(row, widths))
         ]
-        yield f"  {'  '.join(cells)}  {row[-1]}"
+        moves = f" (moves: {path})" if path else ""
+        yield f"  {'  '.join(cells)}  {row[-1]}{moves}"
     if len(sources) > _MOST_ROWS:
         yield f"  ... and {len(sources) - _MOST_ROWS} more; JSON has all"
 
