@@ -155,6 +155,11 @@ class Backbone(Protocol):
         """(name, digest) of the mono encoder: what its output on disk is known by."""
         ...
 
+    @property
+    def audio_hop(self) -> int:
+        """Samples at 16 kHz from one vector of the mono encoder to the next; 2560 in PhaseCoder's bridge."""
+        ...
+
     def audio_encoder(self) -> AudioEncoder:
-        """The frozen mono encoder: [t] at 16 kHz -> [ceil(t / 2560), a], a vector per 160 ms."""
+        """The frozen mono encoder: [t] at 16 kHz -> [ceil(t / audio_hop), a]."""
         ...

@@ -129,6 +129,11 @@ class TinyBackbone:
         """Its sizes say all there is to know of it."""
         return "log-mel", f"{MELS} mels, frame {FRAME}, hop {FRAME_HOP}, 1"
 
+    @property
+    def audio_hop(self) -> int:
+        """A mono token per 160 ms."""
+        return HOP
+
     def audio_encoder(self) -> AudioEncoder:
         """Stacked log-mels: what listens to them is trained with the decoder."""
         return stacked_log_mel

@@ -59,10 +59,10 @@ class _Manifest:
 class AudioCache:
     """float16 [n, a] for every record of a token set: `len(cache)`, `cache[i]`, `cache.width`.
 
-    tokens: the set. make_encoder: gives the encoder, float32 [t] at 16 kHz -> [ceil(t / 2560), a]; it is
+    tokens: the set. make_encoder: gives the encoder, float32 [t] at 16 kHz -> [ceil(t / hop), a]; it is
     called only when something is missing, so a finished cache costs no weights. name, digest: which
     encoder it is (the checksum of its weights, or whatever else tells it from others). source: "audio"
-    (dry voices) or "mixed" (mean of the channels). directory: by default a folder of the set's own,
+    (dry voices) or "mixed" (mean of the channels). hop: samples from vector to vector. directory: by default a folder of the set's own,
     audio-NAME-dry or audio-NAME-mixed.
 
     What was interrupted is finished; files that differ from their checksum are made again. Raises
@@ -78,6 +78,7 @@ class AudioCache:
         name: str,
         digest: str,
         source: str = "audio",
+        hop: int = HOP,
         directory: str | Path | None = None,
         progress: Progress = print,
     ) -> None:
@@ -96,7 +97,7 @@ class AudioCache:
                 "Delete it, or choose another directory"
             )
         self._manifest = _filled(
-            tokens, make_encoder, found or fresh, source, self.directory, progress
+            tokens, make_encoder, found or fresh, source, hop, self.directory, progress
         )
         self._maps = [
             np.memmap(self.directory / shard, np.float16, "r").reshape(-1, self.width)
@@ -126,6 +127,7 @@ def _filled(
     make_encoder: Callable[[], AudioEncoder],
     manifest: _Manifest,
     source: str,
+    hop: int,
     folder: Path,
     progress: Progress,
 ) -> _Manifest:
@@ -146,7 +148,7 @@ def _filled(
             progress(f"{fault}: made again")
         folder.mkdir(parents=True, exist_ok=True)
         encoder = encoder or make_encoder()
-        made, width = _write(folder / name, tokens, indices, encoder, source, width, report)
+        made, width = _write(folder / name, tokens, indices, encoder, source, hop, width, report)
         counts[indices.start : indices.stop] = made
         shards[name] = describe_shard(folder / name, len(indices))
         manifest = dataclasses.replace(manifest, width=width, counts=counts, shards=shards)
@@ -164,6 +166,7 @@ def _write(
     indices: range,
     encoder: AudioEncoder,
     source: str,
+    hop: int,
     width: int,
     report: Report,
 ) -> tuple[list[int], int]:
@@ -173,7 +176,7 @@ def _write(
     try:
         with temporary.open("wb") as file:
             for index in indices:
-                features = _features(encoder, getattr(tokens[index], source), width, index)
+                features = _features(encoder, getattr(tokens[index], source), hop, width, index)
                 width = features.shape[1]
                 made.append(len(features))
                 file.write(features.tobytes())
@@ -188,14 +191,14 @@ def _write(
 
 
 def _features(
-    encoder: AudioEncoder, audio: NDArray[np.float32], width: int, index: int
+    encoder: AudioEncoder, audio: NDArray[np.float32], hop: int, width: int, index: int
 ) -> NDArray[np.float16]:
     features = np.asarray(encoder(audio))
-    count = -(-len(audio) // HOP)
+    count = -(-len(audio) // hop)
     if features.ndim != 2 or len(features) != count or width not in (0, features.shape[1]):
         raise InputError(
             f"record {index}: the audio encoder gave {features.shape} for {len(audio)} samples, "
-            f"expected [{count}, {width or 'a'}]: one vector per {HOP} samples"
+            f"expected [{count}, {width or 'a'}]: one vector per {hop} samples"
         )
     largest = float(np.abs(features).max(initial=0.0))
     if not largest <= _LARGEST:

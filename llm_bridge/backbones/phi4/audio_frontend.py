@@ -11,6 +11,7 @@ covers samples 160 f .. 160 f + 399; a token is eight frames, 80 ms.
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -47,8 +48,8 @@ def filterbank() -> np.ndarray:
     return np.maximum(0.0, np.minimum(rising, falling)).astype(np.float32)
 
 
-def frame_count(samples: Array | int) -> Array | int:
-    """Whole frames of a clip of so many samples, at least 400."""
+def frame_count(samples: Any) -> Any:
+    """Whole frames of a clip of so many samples (a number or an array of them), at least 400."""
     return (samples - FRAME) // FRAME_HOP + 1
 
 

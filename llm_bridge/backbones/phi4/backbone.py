@@ -24,6 +24,7 @@ from llm_bridge.backbones.phi4 import audio_frontend as frontend
 from llm_bridge.backbones.phi4 import weights
 from llm_bridge.backbones.phi4.config import Phi4AudioConfig, Phi4TextConfig
 from llm_bridge.backbones.phi4.conformer import Phi4AudioEncoder
+from llm_bridge.backbones.phi4.names import hf_linear_name
 from llm_bridge.backbones.phi4.text import PARTITION_RULES, Phi4Text
 from llm_bridge.backbones.whisper import FEATURES, whisper_identity, whisper_tiny_encoder
 from llm_bridge.layout import check_length
@@ -158,6 +159,15 @@ class Phi4Backbone:
         return [*before, USER], [*encode(user), END, ASSISTANT]
 
     @property
+    def hf_model(self) -> str:
+        """Its repository at Hugging Face."""
+        return f"microsoft/Phi-4-{self.preset}-instruct"
+
+    def hf_linear(self, path: str, index: tuple[int, ...]) -> str:
+        """Hugging Face's module of one of our linear maps; `index`: its place in the stack."""
+        return hf_linear_name(path, index)
+
+    @property
     def weights_digest(self) -> str:
         """Of a sample of every tensor of the text decoder; see `WeightFiles.digest`."""
         return _text_digest(self._weights(), self.config)
@@ -189,8 +199,7 @@ class Phi4Backbone:
     def _weights(self) -> str:
         if not self.weights:
             raise InputError(
-                f"Phi4Backbone.weights is not set: download microsoft/Phi-4-{self.preset}-instruct "
-                "and name its folder"
+                f"Phi4Backbone.weights is not set: download {self.hf_model} and name its folder"
             )
         return self.weights
 
