@@ -49,8 +49,13 @@ CONFIGURABLES: dict[str, tuple[str, ...]] = {
     "sciphi.rooms": ("FoaRoomConfig",),
     "sciphi.scenes": ("FoaSceneConfig",),
     "sciphi.scene_set": ("SceneSetConfig",),
+    "sciphi.evaluate": ("SceneEvalConfig",),
     "sciphi.seldnet": ("SeldNetConfig",),
     "sciphi.seld_task": ("SeldStream", "SeldTask"),
+    "sciphi.task": ("DescribeTask",),
+    "sciphi.stream": ("DescribeStream",),
+    "sciphi.backbone": ("TinyDescriber",),
+    "sciphi.trained": ("describer_start=initial_params",),
 }
 
 

@@ -100,7 +100,7 @@ def load(
     digests), missing weights.
     """
     path = resolve(model)
-    saved = load_bridge(path, which=_which(path) if which is None else which)
+    saved = load_bridge(path, which=best_or_latest(path) if which is None else which)
     built = build_backbone(located(saved.backbone, str(path), weights, tokenizer), str(path))
     saved.require(model_metadata(built, saved.lora))
     task = BridgeTask(built, lora=saved.lora)
@@ -162,7 +162,8 @@ def build_backbone(
     return rebuilt(settings, importlib.import_module(known[str(kind)]), where)  # type: ignore[no-any-return]
 
 
-def _which(path: Path) -> str:
+def best_or_latest(path: Path) -> str:
+    """Which checkpoint of a run is meant if nobody says: the best if one is marked."""
     runs = (path / "checkpoints").is_dir()
     return "best" if runs and Checkpoints(path).best() is not None else "latest"
 

@@ -10,12 +10,11 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from llm_bridge.tokens.token_set import TokenSet
 from spatial_core.data.records import HOP
 from spatial_core.data.shards import (
     Progress,
@@ -36,6 +35,23 @@ VERSION = 1
 SOURCES = {"audio": "dry", "mixed": "mixed"}
 SHARD_SIZE = 256
 _LARGEST = float(np.finfo(np.float16).max)
+
+
+class Sounds(Protocol):
+    """What features are made of: a `TokenSet`, or any other set of records with mono audio."""
+
+    @property
+    def directory(self) -> Path:
+        """Where it lies."""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 that names its content."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Any:
+        """A record, whose attribute named as the source is float32 [t] at 16 kHz."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +88,7 @@ class AudioCache:
 
     def __init__(
         self,
-        tokens: TokenSet,
+        tokens: Sounds,
         make_encoder: Callable[[], AudioEncoder],
         *,
         name: str,
@@ -123,7 +139,7 @@ class AudioCache:
 
 
 def _filled(
-    tokens: TokenSet,
+    tokens: Sounds,
     make_encoder: Callable[[], AudioEncoder],
     manifest: _Manifest,
     source: str,
@@ -162,7 +178,7 @@ def _filled(
 
 def _write(
     path: Path,
-    tokens: TokenSet,
+    tokens: Sounds,
     indices: range,
     encoder: AudioEncoder,
     source: str,
