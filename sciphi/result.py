@@ -148,7 +148,9 @@ def room_text(description: SceneDescription) -> str:
     return f"{', '.join(parts)}; background: {background.label}{level}"
 
 
-def _description_lines(description: SceneDescription, sources: tuple[Source, ...]) -> Iterator[str]:
+def _description_lines(
+    description: SceneDescription, sources: tuple[Source, ...], paths: tuple[str, ...] = ()
+) -> Iterator[str]:
     room = room_text(description)
     yield room[0].upper() + room[1:]
     if not sources:
