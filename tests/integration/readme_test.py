@@ -14,6 +14,7 @@ from absl import flags
 from launch import configurables, main, modes
 from llm_bridge import cli as ask
 from phasecoder import cli
+from sciphi import cli as describe
 from spatial_core.config import gin_setup
 from spatial_core.geometry.arrays import MicArray
 
@@ -77,6 +78,22 @@ def test_spatial_ask_commands_parse():
         words = shlex.split(re.split("[<>]", command)[0])[1:]
         try:
             parser.parse_intermixed_args(words)
+        except SystemExit as stop:
+            pytest.fail(f"{page}: {command!r} does not parse (exit {stop.code})")
+
+
+def test_sciphi_commands_parse():
+    commands = [
+        (page, command)
+        for page, command in _commands("sciphi ")
+        if not re.search(r"^sciphi (describe|convert)$", command)
+    ]
+    assert len(commands) >= 5
+    parser = describe.build_parser()
+    for page, command in commands:
+        words = shlex.split(command.split(">")[0])[1:]
+        try:
+            parser.parse_args(words)
         except SystemExit as stop:
             pytest.fail(f"{page}: {command!r} does not parse (exit {stop.code})")
 

@@ -117,7 +117,11 @@ def test_wordings_and_pieces_are_readable_from_the_installed_package(site):
 
 @pytest.mark.parametrize(
     ("name", "example"),
-    [("phasecoder", "phasecoder localize room.wav"), ("spatial-ask", "spatial-ask room.wav")],
+    [
+        ("phasecoder", "phasecoder localize room.wav"),
+        ("spatial-ask", "spatial-ask room.wav"),
+        ("sciphi", "sciphi describe scene.wav"),
+    ],
 )
 def test_commands_are_declared_and_help(site, name, example):
     code = (
