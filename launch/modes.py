@@ -158,6 +158,13 @@ def _evaluate_bridge(workdir: Path) -> int:
     return 0
 
 
+def _evaluate_scenes(workdir: Path) -> int:
+    report = gin_setup.build("SceneEvalConfig").run(workdir, say=_say)
+    print(report.glance())
+    _say(f"report, answers and figures in {workdir}")
+    return 0
+
+
 def _quickstart(workdir: Path) -> int:
     from phasecoder.quickstart import run_quickstart
 
@@ -241,6 +248,13 @@ MODES: dict[str, Mode] = {
         previews.evaluate_bridge,
         ("BridgeEvalConfig",),
         "runs/eval_bridge.gin",
+    ),
+    "eval_scenes": Mode(
+        "score a model's descriptions of scenes, its controls and chance",
+        _evaluate_scenes,
+        previews.evaluate_scenes,
+        ("SceneEvalConfig",),
+        "runs/eval_scenes.gin",
     ),
     "release": Mode(
         "calibrate and measure a run, write its checkpoint",

@@ -162,6 +162,26 @@ def evaluate_bridge(workdir: Path, experiment: str) -> str:
     return _with_settings(rows)
 
 
+def evaluate_scenes(workdir: Path, experiment: str) -> str:
+    """Which describers would describe how many of which scenes, and what stands beside them."""
+    config = gin_setup.build("SceneEvalConfig")
+    root = Path(config.scenes)
+    splits = [split for split in (config.split, config.chance_split) if split is not None]
+    missing = [split for split in splits if not (root / split / "manifest.json").is_file()]
+    there = f"missing: {', '.join(missing)}; export them first" if missing else "found"
+    beside = ["one stream zeroed, both zeroed"] if config.controls else []
+    beside += ["chance"] if config.chance_split else []
+    models = [str(model or "the one that ships") for model in (config.model, *config.others)]
+    rows = [
+        ("experiment", f"{experiment} (scores descriptions of scenes)"),
+        ("models", ", ".join(models)),
+        ("beside them", ", ".join(beside) or "nothing"),
+        ("scenes", f"{config.count or 'all'} of {root / config.split} ({there})"),
+        ("writes", _target(workdir, "report.json", "report.md, .json, answers.jsonl, figures/")),
+    ]
+    return _with_settings(rows)
+
+
 def release(workdir: Path, experiment: str) -> str:
     """Which checkpoint would be released, on what it is calibrated and measured."""
     from spatial_core.train.checkpoint import Checkpoints

@@ -64,6 +64,14 @@ class Scenes(Protocol):
 
     def __getitem__(self, index: int) -> Scene: ...
 
+    def truth(self, index: int) -> SceneTruth:
+        """What is true of a scene, without its sound."""
+        ...
+
+    def key(self, index: int) -> str:
+        """The name of a scene."""
+        ...
+
 
 def evaluate(
     systems: Mapping[str, Sequence[Answer]],
@@ -175,15 +183,18 @@ class SceneEvalConfig:
             texts |= self._ask(describer, scenes, count, heard, say)
         if drawn_from is not None:
             texts[CHANCE] = chance_texts(drawn_from, count, self.seed, self.split)
-        # Read again, for memory holds no sounds of more scenes than are described at once.
-        found = [(scene.key, scene.truth) for scene in (scenes[n] for n in range(count))]
+        truths = [scenes.truth(n) for n in range(count)]
         told = [
-            Told(key, to_text(describe_truth(truth)), {name: texts[name][n] for name in texts})
-            for n, (key, truth) in enumerate(found)
+            Told(
+                scenes.key(n),
+                to_text(describe_truth(truth)),
+                {name: some[n] for name, some in texts.items()},
+            )
+            for n, truth in enumerate(truths)
         ]
         return evaluate(
             {name: [parse_text(text) for text in some] for name, some in texts.items()},
-            [truth for _, truth in found],
+            truths,
             title=f"{next(iter(texts))}: descriptions of {self.split} scenes",
             similarity=similarity,
             seed=self.seed,
@@ -216,7 +227,7 @@ class SceneEvalConfig:
 def chance_texts(scenes: Scenes, count: int, seed: int = 0, split: str = "test") -> list[str]:
     """True descriptions of `count` scenes drawn at random; the same for the same seed and split."""
     drawn = (int(generator(seed, split, "order", n).integers(len(scenes))) for n in range(count))
-    return [to_text(describe_truth(scenes[n].truth)) for n in drawn]
+    return [to_text(describe_truth(scenes.truth(n))) for n in drawn]
 
 
 def _fitting(scene: Scene, seconds: float) -> NDArray[np.float32]:

@@ -16,7 +16,7 @@ from sciphi import published
 from sciphi.eval_report import plain
 from sciphi.evaluate import BLIND, CHANCE, SPATIAL_ONLY, SPECTRAL_ONLY, SceneEvalConfig, evaluate
 from sciphi.metrics import METRICS
-from sciphi.records import FOA_RATE, Scene
+from sciphi.records import FOA_RATE, Scene, SceneTruth
 from sciphi.schema import describe_truth
 from sciphi.scores import POS
 from sciphi.similarity import SharedWords
@@ -38,7 +38,13 @@ class MadeUpScenes:
         if index >= self.count:
             raise IndexError(index)
         foa = np.full((4, round(self.seconds * FOA_RATE)), (index + 1) / 1000, np.float32)
-        return Scene(f"scene-{index}", foa, random_scene(self.seed + index, 1 + index % 4))
+        return Scene(self.key(index), foa, self.truth(index))
+
+    def truth(self, index: int) -> SceneTruth:
+        return random_scene(self.seed + index, 1 + index % 4)
+
+    def key(self, index: int) -> str:
+        return f"scene-{index}"
 
 
 class Reader:
@@ -54,7 +60,7 @@ class Reader:
         return [self._text(round(float(foa[0, 0]) * 1000) - 1, heard) for foa in foas]
 
     def _text(self, index: int, heard) -> str:
-        scene = describe_truth(self.scenes[index].truth)
+        scene = describe_truth(self.scenes.truth(index))
         sources = scene.sources
         if "spatial" not in heard:
             sources = tuple(dataclasses.replace(s, zone="horizontal front") for s in sources[:1])
