@@ -17,8 +17,8 @@ from spatial_core.geometry.coords import to_cartesian, to_spherical
 from spatial_core.sim.ambisonic import AmbisonicSimulator
 from spatial_core.sim.rooms import SPEED_OF_SOUND, RoomConfig, RoomSpec, sample_room
 
-LOWEST_HZ = 60.0
-"""Below it images add up to more than a room has; microphones of this size hear little there."""
+MEASURED_HZ = 100.0
+"""Reverberation and clarity are measured above it."""
 
 
 def _paper_rooms() -> RoomConfig:
@@ -77,7 +77,7 @@ class FoaRoom:
     receiver [3] metres and yaw degrees: where the microphone stands in the room and how far its
     front is turned. azimuth, elevation, distance [n]: of the places, in the microphone's own frame.
     rirs float32 [n, 4, taps] ACN/SN3D in that frame, an arrival after d seconds at d * 24000.
-    rt60: seconds, mean over the places of what is measured on W. c50 [n]: dB, of W.
+    rt60: seconds, mean over the places of what is measured on W above 100 Hz. c50 [n]: dB, of the same.
     """
 
     spec: RoomSpec
@@ -109,7 +109,9 @@ def make_room(config: FoaRoomConfig, seed: int, split: str, index: int) -> FoaRo
     # The room turns the other way in the frame of a microphone that turns.
     rirs = ambisonics.rotate(rirs, yaw=-yaw)
     azimuth, elevation, _ = to_spherical(unit @ ambisonics.rotation(-yaw).T)
-    heard = scipy.signal.sosfilt(_above(100.0), rirs[:, 0].astype(np.float64))
+    # Images only ever add up: at the lowest frequencies they are more than a room has.
+    above = scipy.signal.butter(2, MEASURED_HZ, "high", fs=FOA_RATE, output="sos")
+    heard = scipy.signal.sosfilt(above, rirs[:, 0].astype(np.float64))
     direct = np.rint(distance / SPEED_OF_SOUND * FOA_RATE)
     c50 = np.minimum(levels.c50(heard, FOA_RATE, direct), MAX_C50)
     rt60 = float(np.mean(levels.measure_rt60(heard, FOA_RATE)))
@@ -124,15 +126,6 @@ def spread_directions(rng: np.random.Generator, count: int) -> NDArray[np.float6
     lattice = to_cartesian(azimuth, elevation)
     turn, _ = np.linalg.qr(rng.standard_normal((3, 3)))
     return lattice @ turn.T
-
-
-def high_pass(foa: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Audio [..., t] without what lies below `LOWEST_HZ`."""
-    return scipy.signal.sosfilt(_above(LOWEST_HZ), foa, axis=-1).astype(np.float32)
-
-
-def _above(hertz: float) -> NDArray[np.float64]:
-    return scipy.signal.butter(2, hertz, "high", fs=FOA_RATE, output="sos")
 
 
 def _until_wall(

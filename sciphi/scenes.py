@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from sciphi.material import Sound, Sounds, categories, open_events, open_speech
 from sciphi.records import FOA_RATE, Scene, SceneTruth, SourceTruth
-from sciphi.rooms import FoaRoom, FoaRoomConfig, high_pass, make_room
+from sciphi.rooms import FoaRoom, FoaRoomConfig, make_room
 from sciphi.synthesis import Placed, background_of, heard_source, random_filter
 from spatial_core.data.seeds import generator
 from spatial_core.errors import InputError
@@ -246,7 +246,6 @@ def _as_event(
 
 def _below_full_scale(foa: NDArray[np.float32]) -> tuple[NDArray[np.float32], float]:
     """The audio as it is stored, and by how many dB all levels changed so that it fits."""
-    foa = high_pass(foa)
     peak = float(np.abs(foa).max())
     if peak <= _PEAK:
         return foa, 0.0

@@ -19,6 +19,8 @@ from spatial_core.sim.rooms import SPEED_OF_SOUND
 
 _CROSSFADE = 6000  # samples, a quarter of a second
 _BOOST_DB = 6.0
+LOWEST_HZ = 60.0
+"""Below it images add up to more than a room has; small microphones hear little there."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,10 +110,13 @@ def level_of(signal: NDArray[np.float32]) -> float:
 
 
 def random_filter(rng: np.random.Generator, dry: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The sound [t] through a random equaliser: one wide peak or dip, and perhaps narrowed at its ends."""
-    sections = [
-        _peaking(rng.uniform(np.log(150), np.log(6000)), rng.uniform(-_BOOST_DB, _BOOST_DB))
-    ]
+    """The sound [t] through a random equaliser: one wide peak or dip, and perhaps narrowed at its ends.
+
+    What lies below `LOWEST_HZ` is always taken off.
+    """
+    sections = [scipy.signal.butter(2, LOWEST_HZ, "high", fs=FOA_RATE, output="sos")]
+    log_hertz = rng.uniform(np.log(150), np.log(6000))
+    sections.append(_peaking(log_hertz, rng.uniform(-_BOOST_DB, _BOOST_DB)))
     if rng.uniform() < 0.3:
         sections.append(_first_order(rng.uniform(80, 250), "high"))
     if rng.uniform() < 0.3:
