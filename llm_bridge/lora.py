@@ -29,7 +29,7 @@ from spatial_core.typing import Params
 DECODER = r"^(?!.*audio)(?!(.*/)?head$)"
 # Path regex of the adapters' leaves, for `split` and for partition rules.
 ADAPTERS = r"(^|/)lora_[ab]$"
-_LEAVES = ("lora_a", "lora_b")
+LEAVES = ("lora_a", "lora_b")
 _LISTED = 40
 
 
@@ -159,12 +159,12 @@ def merge(params: Mapping[Any, Any], config: LoraConfig) -> Params:
     """
     merged: Params = {}
     for name, value in params.items():
-        if name not in _LEAVES:
+        if name not in LEAVES:
             merged[name] = merge(value, config) if isinstance(value, Mapping) else value
     if "lora_a" in params:
         # Host arrays stay on the host: the weights may be larger than one device.
         xp = np if isinstance(params["kernel"], np.ndarray) else jnp
-        a, b = (xp.asarray(params[leaf], np.float32) for leaf in _LEAVES)
+        a, b = (xp.asarray(params[leaf], np.float32) for leaf in LEAVES)
         kernel = params["kernel"].astype(np.float32) + config.scale * xp.matmul(a, b)
         merged["kernel"] = kernel.astype(params["kernel"].dtype)
     return merged

@@ -99,6 +99,11 @@ class Gemma3Backbone(PackagedModel):
             param_dtype=jnp.dtype(self.param_dtype),
         )
 
+    @property
+    def hf_model(self) -> str:
+        """Its repository at Hugging Face."""
+        return "google/gemma-3-270m"
+
     def file(self) -> GgufFile:
         """The weights."""
         return _file()

@@ -12,7 +12,9 @@ from llm_bridge.backbones.decoder import Decoder, DecoderConfig
 from llm_bridge.backbones.gguf import GgufFile
 from llm_bridge.backbones.gguf_weights import read_decoder
 from llm_bridge.backbones.whisper import FEATURES, whisper_identity, whisper_tiny_encoder
+from llm_bridge.peft_format import decoder_names
 from llm_bridge.protocol import AudioEncoder, SoftTokenIds
+from spatial_core.data.records import HOP
 from spatial_core.typing import Params
 
 
@@ -50,6 +52,15 @@ class PackagedModel(abc.ABC):
     def file(self) -> GgufFile:
         """The weights; InputError if their package is not installed."""
 
+    @property
+    @abc.abstractmethod
+    def hf_model(self) -> str:
+        """Its repository at Hugging Face."""
+
+    def hf_linear(self, path: str, index: tuple[int, ...]) -> str:
+        """Hugging Face's module of one of our linear maps; `index`: its place in the stack."""
+        return decoder_names(path, index)
+
     def build(self, rngs: nnx.Rngs) -> Decoder:
         """A decoder with fresh parameters."""
         return Decoder(self.config, rngs=rngs)
@@ -62,6 +73,11 @@ class PackagedModel(abc.ABC):
     def audio_identity(self) -> tuple[str, str]:
         """Name and digest of the mono encoder."""
         return whisper_identity(self.audio_block)
+
+    @property
+    def audio_hop(self) -> int:
+        """A mono token per 160 ms."""
+        return HOP
 
     def audio_encoder(self) -> AudioEncoder:
         """Whisper tiny."""

@@ -81,6 +81,11 @@ class SmolLMBackbone(PackagedModel):
             param_dtype=jnp.dtype(self.param_dtype),
         )
 
+    @property
+    def hf_model(self) -> str:
+        """Its repository at Hugging Face."""
+        return "HuggingFaceTB/SmolLM2-135M-Instruct"
+
     def file(self) -> GgufFile:
         """The weights."""
         return _file()

@@ -179,8 +179,13 @@ def write_release(
         kind: names of the files.
     """
     path = Path(directory)
-    path.mkdir(parents=True, exist_ok=True)
     flat = flatten_tree(params)
+    size = sum(array.nbytes for array in flat.values())
+    if size > MAX_TENSOR_BYTES:
+        raise InputError(
+            f"{path}: the parameters have {size:,} bytes, more than a release may: {MAX_TENSOR_BYTES:,}"
+        )
+    path.mkdir(parents=True, exist_ok=True)
     blob = save_tensors(flat)
     full = {
         "format": kind.format,

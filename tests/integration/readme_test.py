@@ -12,6 +12,7 @@ import pytest
 from absl import flags
 
 from launch import configurables, main, modes
+from llm_bridge import bridge_cli
 from llm_bridge import cli as ask
 from phasecoder import cli
 from sciphi import cli as describe
@@ -94,6 +95,17 @@ def test_sciphi_commands_parse():
         words = shlex.split(command.split(">")[0])[1:]
         try:
             parser.parse_args(words)
+        except SystemExit as stop:
+            pytest.fail(f"{page}: {command!r} does not parse (exit {stop.code})")
+
+
+def test_spatial_bridge_commands_parse():
+    commands = [part for part in _commands("spatial-bridge ") if len(part[1].split()) > 2]
+    assert len(commands) >= 4
+    parser = bridge_cli.build_parser()
+    for page, command in commands:
+        try:
+            parser.parse_args(shlex.split(command)[1:])
         except SystemExit as stop:
             pytest.fail(f"{page}: {command!r} does not parse (exit {stop.code})")
 

@@ -120,6 +120,7 @@ def test_wordings_and_pieces_are_readable_from_the_installed_package(site):
     [
         ("phasecoder", "phasecoder localize room.wav"),
         ("spatial-ask", "spatial-ask room.wav"),
+        ("spatial-bridge", "spatial-bridge release runs/bridge_tiny"),
         ("sciphi", "sciphi describe scene.wav"),
     ],
 )

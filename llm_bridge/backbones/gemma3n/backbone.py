@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from llm_bridge.backbones.gemma3n import mel, weights
 from llm_bridge.backbones.gemma3n.audio import Gemma3nAudioConfig, Gemma3nAudioEncoder
 from llm_bridge.backbones.gemma3n.config import Gemma3nConfig, e2b, e4b
-from llm_bridge.backbones.gemma3n.names import AUDIO
+from llm_bridge.backbones.gemma3n.names import AUDIO, hf_linear_name
 from llm_bridge.backbones.gemma3n.text import PARTITION_RULES, Gemma3nText
 from llm_bridge.backbones.gemma3n.tokenizer import Gemma3nTokenizer
 from llm_bridge.layout import check_length
@@ -128,6 +128,15 @@ class Gemma3nBackbone:
         return before, [*after, START_OF_TURN, *encode("model\n")]
 
     @property
+    def hf_model(self) -> str:
+        """Its repository at Hugging Face."""
+        return f"google/gemma-3n-{self.preset}-it"
+
+    def hf_linear(self, path: str, index: tuple[int, ...]) -> str:
+        """Hugging Face's module of one of our linear maps; `index`: its place in the stack."""
+        return hf_linear_name(self.config.text, path, index)
+
+    @property
     def weights_digest(self) -> str:
         """Of a sample of every tensor of the text decoder; see `weights.text_digest`."""
         return weights.text_digest(self._weights(), self.config.text)
@@ -136,6 +145,11 @@ class Gemma3nBackbone:
     def audio_identity(self) -> tuple[str, str]:
         """The encoder's name and the SHA-256 of its weights; reads all of them once a process."""
         return f"{self.name} audio encoder, {self.dtype}", _audio_digest(self._weights())
+
+    @property
+    def audio_hop(self) -> int:
+        """A mono token per 160 ms."""
+        return HOP
 
     def audio_encoder(self) -> AudioEncoder:
         """[t] at 16 kHz, up to 30 s -> [ceil(t / 2560), 1536] float32, one vector per 160 ms.
