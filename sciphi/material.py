@@ -178,7 +178,7 @@ def _clips(spec: SourceSpec, split: str) -> list[tuple[str, str, _Read]]:
     if spec.kind == "embedded":
         return [
             (sound.key, sound.label, functools.partial(_resampled, sound.samples, 16_000))
-            for sound in embedded.sounds(layouts.check_split(split))
+            for sound in _embedded_sounds(layouts.check_split(split))
         ]
     if spec.kind == "esc" and spec.root:
         clips = layouts.esc(spec.root, split)
@@ -197,10 +197,21 @@ def _clips(spec: SourceSpec, split: str) -> list[tuple[str, str, _Read]]:
     ]
 
 
+@functools.lru_cache(maxsize=4)
+def _embedded_sounds(split: str) -> tuple[embedded.Sound, ...]:
+    """Decoded once: some seconds of work and megabytes."""
+    return tuple(embedded.sounds(split))
+
+
+@functools.lru_cache(maxsize=4)
+def _embedded_utterances(split: str) -> EmbeddedUtterances:
+    return EmbeddedUtterances(split)
+
+
 def _embedded_speech(split: str, longest: float) -> list[tuple[Sound, _Read]]:
     files = embedded.read_manifest("speech")["files"]
     sexes = {entry["label"]: entry["sex"] for entry in files}
-    utterances = EmbeddedUtterances(split)
+    utterances = _embedded_utterances(split)
     return [
         (
             _speech(said.key, said.speaker, sexes[said.speaker], said.text),

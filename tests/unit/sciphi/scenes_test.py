@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -33,7 +34,7 @@ def alone() -> list[Scene]:
     return [scene for scene in map(FoaScenes(ALONE, 0, "train"), range(12))]
 
 
-@pytest.fixture(scope="module")
+@contextlib.contextmanager
 def anechoic() -> Iterator[None]:
     """Rooms without reflections."""
     with pytest.MonkeyPatch.context() as patch:
@@ -43,8 +44,9 @@ def anechoic() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def free(anechoic: None) -> list[Scene]:
-    return [scene for scene in map(FoaScenes(ALONE, 0, "train"), range(12))]
+def free() -> list[Scene]:
+    with anechoic():
+        return [scene for scene in map(FoaScenes(ALONE, 0, "train"), range(12))]
 
 
 def test_a_scene_is_a_pure_function_of_its_address(mixed: list[Scene]) -> None:
@@ -109,7 +111,7 @@ def test_nothing_is_heard_before_the_onset(alone: list[Scene]) -> None:
 
 
 def test_a_lone_source_is_where_its_truth_says(free: list[Scene], alone: list[Scene]) -> None:
-    """Within 2 degrees without walls; with them the mean intensity of most scenes still points there."""
+    """Within 2 degrees without walls; with them the mean intensity of most scenes still points that way."""
     for scene in free:
         (source,) = scene.truth.sources
         found = ambisonics.intensity_direction(scene.foa)
@@ -119,7 +121,7 @@ def test_a_lone_source_is_where_its_truth_says(free: list[Scene], alone: list[Sc
         (source,) = scene.truth.sources
         found = ambisonics.intensity_direction(scene.foa)
         errors.append(great_circle(*found, source.azimuth, source.elevation))
-    assert np.median(errors) < 10
+    assert np.median(errors) < 20
 
 
 def test_turning_a_scene_turns_its_truth(free: list[Scene]) -> None:
@@ -132,9 +134,10 @@ def test_turning_a_scene_turns_its_truth(free: list[Scene]) -> None:
         assert great_circle(*found, azimuth, elevation) < 2
 
 
-def test_distance_is_time_and_level(anechoic: None) -> None:
+def test_distance_is_time_and_level() -> None:
     """The direct sound of a place d metres off has 1 / d of the amplitude, d / 343 s late."""
-    room = make_room(CONFIG.room, 0, "train", 0)
+    with anechoic():
+        room = make_room(CONFIG.room, 0, "train", 0)
     for rirs, distance in zip(room.rirs, room.distance):
         assert abs(int(np.abs(rirs[0]).argmax()) - distance / 343 * FOA_RATE) <= 1
         assert rirs[0].sum() * distance == pytest.approx(1, abs=1e-3)
