@@ -12,6 +12,7 @@ Other kinds of release have other names for the first two (`Kind`).
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -198,6 +199,18 @@ def write_release(
     # The config comes last: a directory with a config is a complete one.
     _replace(path / kind.config, (json.dumps(full, indent=2, allow_nan=False) + "\n").encode())
     return path
+
+
+def find_kind(directory: str | Path) -> Kind | None:
+    """The kind of release that a folder holds, from the JSON file that names its format and its tensors."""
+    for path in sorted(Path(directory).glob("*.json")):
+        if path.stat().st_size <= MAX_CONFIG_BYTES:
+            with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
+                content = json.loads(path.read_text(encoding="utf-8"))
+                (tensors,) = content["files"].keys()
+                if Path(tensors).name == tensors:
+                    return Kind(str(content["format"]), tensors, path.name)
+    return None
 
 
 def read_release(directory: str | Path, kind: Kind = MODEL) -> Released:
