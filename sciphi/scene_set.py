@@ -33,7 +33,7 @@ VERSION = 1
 MAX_SHARDS = 10**5
 _PLAIN = ("rate", "order", "norm", "seconds", "seed", "split", "count", "categories", "config")
 _BYTES_PER_SECOND = 90e3
-_CPU_PER_SECOND = 0.02
+_CPU_PER_SECOND = 0.013
 _AGAIN = "export the scenes again with the same settings, which keeps what is whole"
 
 
