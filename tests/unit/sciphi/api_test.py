@@ -14,7 +14,7 @@ from sciphi.json_format import from_json
 from sciphi.text_format import parse_text
 from spatial_core.audio.ambisonics import AmbisonicFormat
 from spatial_core.errors import InputError
-from tests.unit.sciphi.ear import Ear, noise_from
+from tests.unit.sciphi.ear import Ear, capsules_from, noise_from
 
 AMBIX = {"order": "ACN", "norm": "SN3D"}
 # Not along an axis: a channel that is silent is said to be.
@@ -52,14 +52,18 @@ def test_files_of_any_rate_and_type(tmp_path, name, rate, subtype):
 
 
 def test_capsules_of_a_tetrahedron_give_the_direction():
-    # A cardioid's gain for a plane wave is (1 + cos) / 2; capsules in one point have no delays.
-    corners = np.array([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]]) / np.sqrt(3)
     for (azimuth, elevation), zone in PLACES.items():
-        w, y, z, x = noise_from(azimuth, elevation, rate=24000)
-        capsules = (w + corners @ np.stack([x, y, z])) / 2
-        result = describe(capsules.astype(np.float32), rate=24000, a_format="ambeo", model=Ear())
+        capsules = capsules_from(azimuth, elevation)
+        result = describe(capsules, rate=24000, a_format="ambeo", model=Ear())
         assert result.description.sources[0].zone == zone
-        assert result.format == "A-format (ambeo)"
+        assert result.format == "A-format (ambeo)" and result.notes == ()
+
+
+def test_capsules_given_as_b_format_and_the_other_way_round_are_noticed():
+    result = describe(capsules_from(-135, 20), **AMBIX, rate=24000, model=Ear())
+    assert "a_format='ambeo' reads those" in result.notes[0]
+    result = describe(noise_from(-135, 20, rate=24000), rate=24000, a_format="ambeo", model=Ear())
+    assert "are these four capsules" in result.notes[0]
 
 
 def test_capsules_are_converted_without_seams_between_blocks():

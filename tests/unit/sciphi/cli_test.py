@@ -20,7 +20,7 @@ from spatial_core.audio.ambisonics import (
     intensity_direction,
 )
 from spatial_core.errors import InputError
-from tests.unit.sciphi.ear import Ear, noise_from
+from tests.unit.sciphi.ear import Ear, capsules_from, noise_from
 
 AMBIX = ["--order", "ACN", "--norm", "SN3D"]
 
@@ -105,14 +105,12 @@ def test_convert_there_and_back_is_the_same(tmp_path):
 
 
 def test_capsules_become_b_format(tmp_path):
-    w, y, z, x = noise_from(60, 20, 6.0, 24000)
-    corners = np.array([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]]) / np.sqrt(3)
-    capsules = (w + corners @ np.stack([x, y, z])) / 2
+    capsules = capsules_from(60, 20, 6.0)
     soundfile.write(tmp_path / "a.wav", capsules.T, 24000, subtype="FLOAT")
     convert_file(tmp_path / "a.wav", tmp_path / "b.wav", "ambeo", "ACN/SN3D")
     b, _ = soundfile.read(tmp_path / "b.wav", dtype="float32")
     assert b.shape == capsules.T.shape
-    np.testing.assert_allclose(intensity_direction(b.T), (60, 20), atol=0.5)
+    np.testing.assert_allclose(intensity_direction(b.T), (60, 20), atol=2)
 
 
 @pytest.mark.parametrize(

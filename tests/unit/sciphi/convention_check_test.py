@@ -8,7 +8,7 @@ import pytest
 
 from sciphi.convention_check import BandPowers, convention_hints, xyz_over_w
 from spatial_core.audio.ambisonics import INTERNAL, AmbisonicFormat, convert
-from tests.unit.sciphi.ear import noise_from
+from tests.unit.sciphi.ear import capsules_from, noise_from
 
 RATE = 24000
 
@@ -57,10 +57,8 @@ def test_w_in_another_place_is_recognised():
 
 
 def test_capsules_are_recognised():
-    w, y, z, x = field("few")
-    corners = np.array([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]]) / np.sqrt(3)
-    capsules = (w + corners @ np.stack([x, y, z])) / 2
-    (hint,) = hints(capsules.astype(np.float32))
+    capsules = capsules_from(-30, 10, 1.0) + capsules_from(120, -50, 1.0)[:, ::-1]
+    (hint,) = hints(capsules)
     assert "a_format='ambeo'" in hint
 
 

@@ -10,6 +10,7 @@ from sciphi.schema import SceneDescription, Source
 from sciphi.text_format import to_text
 from sciphi.zones import ZONES_26
 from spatial_core.audio.ambisonics import INTERNAL, convert, encode_plane_wave, intensity_direction
+from spatial_core.geometry.coords import to_cartesian
 
 
 class Ear:
@@ -46,12 +47,36 @@ class Ear:
         return to_text(SceneDescription(200, 0.3, None, (sound,)))
 
 
-def noise_from(azimuth, elevation, seconds=2.0, rate=48000, fmt=INTERNAL, level=0.1, seed=0):
-    """A plane wave of noise [4, t] below 8 kHz with W at RMS `level` in SN3D, in a format."""
+def noise_from(
+    azimuth,
+    elevation,
+    seconds=2.0,
+    rate=48000,
+    fmt=INTERNAL,
+    level=0.1,
+    seed=0,
+    highest=8000,
+):
+    """A plane wave of noise [4, t] below `highest` Hz with W at RMS `level` in SN3D, in a format."""
     rng = np.random.default_rng(seed)
     spectrum = np.fft.rfft(rng.normal(size=round(seconds * rate)))
-    spectrum[np.fft.rfftfreq(round(seconds * rate), 1 / rate) > 8000] = 0
+    spectrum[np.fft.rfftfreq(round(seconds * rate), 1 / rate) > highest] = 0
     mono = np.fft.irfft(spectrum, round(seconds * rate))
     mono *= level / np.sqrt(np.mean(mono**2))
     foa = encode_plane_wave(azimuth, elevation)[:, None] * mono
     return convert(foa, INTERNAL, fmt).astype(np.float32)
+
+
+def capsules_from(azimuth, elevation, seconds=2.0, rate=24000, level=0.1):
+    """The same wave at a tetrahedral microphone's capsules [4, t]: cardioids 1.47 cm from its centre.
+
+    A capsule at angle g from the source hears (1 + cos g) / 2, earlier by 1.47 cm cos g / c. The noise ends
+    at 3.5 kHz, above which directions alias.
+    """
+    mono = noise_from(0, 0, seconds, rate, level=level, highest=3500)[0]
+    corners = np.array([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]]) / np.sqrt(3)
+    cosine = corners @ to_cartesian(azimuth, elevation)
+    hertz = np.fft.rfftfreq(mono.size, 1 / rate)
+    delays = np.exp(2j * np.pi * hertz * 0.0147 / 343.0 * cosine[:, None])
+    spectra = np.fft.rfft(mono) * delays * (1 + cosine[:, None]) / 2
+    return np.fft.irfft(spectra, mono.size).astype(np.float32)
