@@ -14,6 +14,8 @@ from typing import Any, TextIO
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from spatial_core.io import places
+
 
 class JsonlWriter:
     """One JSON object a line: {"step": n, ...}; non-finite numbers as strings.
@@ -26,13 +28,11 @@ class JsonlWriter:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         kept = _lines_until(path, step)
-        path.write_text("".join(kept))
-        self._file = path.open("a")
+        self._file = places.GrowingText(path, "".join(kept))
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         record = {"step": step, **{name: _json_number(value) for name, value in values.items()}}
-        self._file.write(json.dumps(record, allow_nan=False) + "\n")
-        self._file.flush()
+        self._file.append(json.dumps(record, allow_nan=False) + "\n")
 
     def latest(self) -> dict[str, float]:
         """The newest value of every metric in the file."""
@@ -76,19 +76,24 @@ class TensorBoardWriter:
 
         self._event: Any = event_pb2.Event
         self._summary: Any = summary_pb2.Summary
-        self._writer = EventFileWriter(str(directory))
+        self._outbox = places.Outbox(directory)
+        self._writer = EventFileWriter(str(self._outbox.folder))
         start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
         self._add(step + 1, session_log=start)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         points = [self._summary.Value(tag=tag, simple_value=v) for tag, v in values.items()]
         self._add(step, summary=self._summary(value=points))
+        if self._outbox.due:
+            self._writer.flush()
+            self._outbox.send()
 
     def _add(self, step: int, **content: Any) -> None:
         self._writer.add_event(self._event(wall_time=time.time(), step=step, **content))
 
     def close(self) -> None:
         self._writer.close()
+        self._outbox.close()
 
 
 class ConsoleWriter:

@@ -15,8 +15,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -28,6 +26,7 @@ from orbax.checkpoint import v1 as ocp
 
 from spatial_core.config import resolved
 from spatial_core.errors import InputError
+from spatial_core.io import places
 from spatial_core.io.export import flatten_tree, to_json, unflatten_tree
 from spatial_core.train.partition import path_name
 
@@ -51,7 +50,7 @@ class Checkpoints:
         say: Callable[[str], None] = print,
         metadata: Mapping[str, Any] | None = None,
     ) -> None:
-        self.directory = Path(workdir).resolve() / "checkpoints"
+        self.directory = places.absolute(workdir) / "checkpoints"
         self.keep = keep
         self.say = say
         self.wanted = None if metadata is None else to_json(metadata)
@@ -60,6 +59,7 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Steps of the completed checkpoints, ascending."""
+        places.forget_listings(self.directory)
         if not self.directory.is_dir():
             return []
         complete = (path.parent.name for path in self.directory.glob(f"*/{_MANIFEST}"))
@@ -72,7 +72,7 @@ class Checkpoints:
         if step == self._current:
             return step
         if _is_writer():
-            shutil.rmtree(folder, ignore_errors=True)
+            places.remove_folder(folder)
             folder.mkdir(parents=True)
         _sync(f"checkpoint-{step}-folder")
         plain = _to_plain(state)
@@ -115,7 +115,7 @@ class Checkpoints:
             return
         for folder in self.directory.iterdir():
             if folder.name.isdigit() and not (folder / _MANIFEST).exists():
-                shutil.rmtree(folder)
+                places.remove_folder(folder)
                 self.say(f"removed the unfinished checkpoint {folder.name}")
 
     def restore_latest(self, abstract: dict[str, Any]) -> dict[str, Any] | None:
@@ -254,7 +254,7 @@ class Checkpoints:
             if best is None or step != best["step"]:
                 # The manifest goes first: a half-deleted folder must not look complete.
                 (self._folder(step) / _MANIFEST).unlink()
-                shutil.rmtree(self._folder(step))
+                places.remove_folder(self._folder(step))
 
     def _folder(self, step: int) -> Path:
         return self.directory / f"{step:08d}"
@@ -319,22 +319,14 @@ def _from_plain(template: Any, plain: dict[str, Any]) -> Any:
 
 def _file_digests(folder: Path) -> dict[str, str]:
     digests = {}
-    for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            with path.open("rb") as file:
-                name = path.relative_to(folder).as_posix()
-                digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    for name, path in places.files_below(folder):
+        with path.open("rb") as file:
+            digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
     return digests
 
 
 def _write_json(path: Path, value: Any) -> None:
-    """Whole or not at all, also if the machine stops in between."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w") as file:
-        json.dump(value, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    places.write_whole(path, json.dumps(value, indent=1))
 
 
 def _is_writer() -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from spatial_core.io import places
 from spatial_core.train import guards, workdir
 from spatial_core.train.config import TrainConfig
 from spatial_core.train.partition import path_name
@@ -52,7 +53,7 @@ def plan(config: TrainConfig, directory: str | Path, experiment: str = "") -> li
     saved = f"a checkpoint each {config.checkpoint_every:,}" if config.checkpoint_every else ""
     rows = [
         ("experiment", f"{experiment} ({config.task.name})" if experiment else config.task.name),
-        ("workdir", f"{directory}: {workdir.outlook(Path(directory), config)}"),
+        ("workdir", f"{directory}: {workdir.outlook(places.place(directory), config)}"),
         ("steps", f"{config.steps:,}, {saved or 'a checkpoint at the end'}, {config.keep} kept"),
         ("examples", f"{config.steps * size:,} ({size:,} a step) from {_stream(config.data)}"),
         ("rate", f"{rate}, {optimizer.warmup_steps:,} steps of warm-up"),
@@ -79,7 +80,7 @@ def _start(config: TrainConfig) -> str:
         return f"random parameters, seed {config.seed}"
     if callable(source):
         return f"the parameters of {getattr(source, '__name__', 'a function')}"
-    return f"the parameters of {source}{'' if Path(source).exists() else ' (which is not there)'}"
+    return f"the parameters of {source}{'' if places.place(source).exists() else ' (which is not there)'}"
 
 
 def compile_step(program: Program, batch: dict[str, jax.ShapeDtypeStruct]) -> Any:

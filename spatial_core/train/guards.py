@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 
 from spatial_core.errors import InputError
 from spatial_core.train.checkpoint import tree_digest
+from spatial_core.train.config import TrainConfig
 from spatial_core.train.partition import path_name
 from spatial_core.train.task import DataStream, Task
 
@@ -48,9 +50,26 @@ def local_batch_size(data: DataStream, hosts: int, devices: int) -> int:
         raise InputError(f"batch_size is {data.batch_size}: give at least 1")
     if data.batch_size % devices or data.batch_size % hosts:
         raise InputError(
-            f"batch_size {data.batch_size} does not divide over {devices} devices on {hosts} hosts"
+            f"batch_size {data.batch_size} does not divide over {devices} devices on {hosts} hosts: "
+            f"set {type(data).__name__}.batch_size to a multiple of {math.lcm(devices, hosts)}"
         )
     return data.batch_size // hosts
+
+
+def check_batches(config: TrainConfig, hosts: int, devices: int) -> None:
+    """InputError, with the setting to change, for a batch that does not divide over the devices."""
+    local_batch_size(config.data, hosts, devices)
+    if config.data.batch_size // config.microbatches % devices:
+        raise InputError(
+            f"TrainConfig.microbatches={config.microbatches}: parts of "
+            f"{config.data.batch_size // config.microbatches} examples do not divide over {devices} "
+            "devices; change it or the batch size"
+        )
+    if config.validation is not None:
+        try:
+            local_batch_size(config.validation, hosts, devices)
+        except InputError as error:
+            raise InputError(f"TrainConfig.validation: {error}") from None
 
 
 def write_debug_bundle(
@@ -63,7 +82,7 @@ def write_debug_bundle(
     which leaves were not finite already.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    np.savez(directory / "batch.npz", **batch)  # type: ignore[arg-type]
+    _savez(directory / "batch.npz", batch)
     report: dict[str, Any] = {
         "step": step,
         "metrics": {name: str(value) for name, value in metrics.items()},
@@ -72,11 +91,16 @@ def write_debug_bundle(
     leaves = jax.tree_util.tree_leaves_with_path(params)
     if all(leaf.is_fully_addressable for _, leaf in leaves):
         arrays = {path_name(path): np.asarray(leaf) for path, leaf in leaves}
-        np.savez(directory / "params.npz", **arrays)  # type: ignore[arg-type]
+        _savez(directory / "params.npz", arrays)
         report["params_sha256"] = tree_digest(params)
         report["not_finite_in_params"] = _not_finite(arrays)
     (directory / "report.json").write_text(json.dumps(report, indent=1) + "\n")
     return directory
+
+
+def _savez(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    with path.open("wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
 def _not_finite(arrays: dict[str, np.ndarray]) -> list[str]:

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from spatial_core.errors import InputError
+from spatial_core.io import places
 from spatial_core.io.writers import ConsoleWriter, JsonlWriter, TensorBoardWriter
 from spatial_core.train import guards, partition, workdir
 from spatial_core.train.checkpoint import Checkpoints
@@ -47,13 +48,15 @@ def train(config: TrainConfig, directory: str | Path) -> TrainResult:
     same parameters, bit by bit, as a run that was never stopped. Raises InputError for a directory
     of another experiment or data that does not fit; guards.NonFiniteError past the budget.
     """
-    directory = Path(directory)
+    directory = places.place(directory)
     with contextlib.ExitStack() as stack:
         # First: a Ctrl-C while the step is compiled would be lost in the compiler's callbacks.
         stop = stack.enter_context(StopSignal())
         stack.enter_context(workdir.locked(directory))
-        workdir.claim(directory, config)
+        # Before the folder is claimed and anything is compiled: what can never run is refused.
         program = compile_program(config)
+        guards.check_batches(config, jax.process_count(), program.mesh.size)
+        workdir.claim(directory, config)
         console = ConsoleWriter(config.steps) if workdir.is_writer() else None
         run = _Run(config, directory, program, console)
         stack.callback(run.close)

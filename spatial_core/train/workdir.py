@@ -17,7 +17,8 @@ import numpy as np
 
 from spatial_core.config import resolved
 from spatial_core.errors import InputError
-from spatial_core.io.export import TENSOR_FILE, read_release
+from spatial_core.io import places
+from spatial_core.io.export import CONFIG_FILE, TENSOR_FILE, find_kind, read_release, to_json
 from spatial_core.train.checkpoint import Checkpoints
 from spatial_core.train.config import TrainConfig
 
@@ -91,14 +92,15 @@ def _identity(described: dict[str, Any]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def locked(directory: Path) -> Iterator[None]:
-    """Holds the folder for this run; InputError if another process trains in it.
+    """Holds the folder for this run; InputError if another process trains in it or if it is not writable.
 
-    The lock dies with its process. File systems without locks go without.
+    The lock dies with its process. Buckets and file systems without locks go without.
     """
-    if not is_writer():
+    if is_writer():
+        places.make_folder(directory)
+    if not is_writer() or places.is_remote(directory):
         yield
         return
-    directory.mkdir(parents=True, exist_ok=True)
     with (directory / ".lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -147,21 +149,31 @@ def metadata(config: TrainConfig) -> dict[str, Any] | None:
 def initial_params(
     source: str | Callable[[], Any], metadata: Mapping[str, Any] | None = None
 ) -> Any:
-    """Parameters of another run (its folder: the best, else the latest), of a released model (its
-    folder), or what a function returns. A run with other `metadata` is refused."""
+    """Parameters of another run (its folder: the best, else the latest), of a release of any kind (its
+    folder), or what a function returns. A run or a release with other `metadata` is refused."""
     if callable(source):
         return source()
-    path = Path(source)
+    path = places.place(source)
     if (path / "checkpoints").is_dir():
         checkpoints = Checkpoints(path, metadata=metadata)
         params, _ = checkpoints.load_params("best" if checkpoints.best() else "latest")
         return params
-    if (path / TENSOR_FILE).is_file():
-        return read_release(path).params()
-    raise InputError(
-        f"init_from {source!r} is neither the folder of a run (with checkpoints/) nor of a released "
-        f"model (with {TENSOR_FILE})"
-    )
+    kind = find_kind(path)
+    if kind is None:
+        raise InputError(
+            f"init_from {source!r} is neither the folder of a run (with checkpoints/) nor of a released "
+            f"model (such as {TENSOR_FILE} with {CONFIG_FILE})"
+        )
+    released = read_release(path, kind)
+    if metadata is not None:
+        found = released.config.get("metadata") or {}
+        different = list(resolved.differences(found, to_json(metadata)))
+        if different:
+            raise InputError(
+                f"release {path} does not belong to this run (release -> run):\n  "
+                + "\n  ".join(different)
+            )
+    return released.params()
 
 
 def is_writer() -> bool:
