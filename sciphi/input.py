@@ -174,6 +174,8 @@ def open_scene(
         return _open_file(Path(audio), channels_are, rate)
     hertz = checked_rate(rate, "rate")
     notes: list[str] = []
+    if hasattr(audio, "__array__"):  # also the arrays of other libraries
+        audio = np.asarray(audio)
     if isinstance(audio, np.ndarray):
         samples = _four(_as_float(audio), "the audio", channels_are, notes)
         blocks = _regular(resampled(pieces(samples, _BLOCK_SECONDS * hertz), hertz, FOA_RATE))

@@ -11,11 +11,13 @@ import math
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.font_manager import findfont, get_font
 from matplotlib.patches import Circle, Polygon
 from numpy.typing import NDArray
 
@@ -83,9 +85,10 @@ def draw_scene(result: SceneResult, path: str | Path) -> Path:
         plan = fig.add_subplot(layout[0])
         _draw_plan(plan, items, "silence" if result.description is None else "no sources")
         room = _room(result, len(result.timeline) - len(items))
-        plan.set_title(room, fontweight="normal", fontsize=9)
+        plan.set_title(room, fontweight="normal", fontsize=9, parse_math=False)
         _draw_timeline(fig.add_subplot(layout[1]), result, items)
-        fig.suptitle(Path(result.source).name, x=0.012, ha="left", fontsize=11, fontweight="bold")
+        name = _drawable(Path(result.source).name)
+        fig.suptitle(name, x=0.012, ha="left", fontsize=11, fontweight="bold", parse_math=False)
     return Path(path)
 
 
@@ -105,7 +108,7 @@ def _room(result: SceneResult, left_out: int) -> str:
     if result.description is None:
         return ""
     room = room_text(result.description)
-    lines = textwrap.wrap(room[0].upper() + room[1:], _TITLE_CHARS)
+    lines = textwrap.wrap(_drawable(room[0].upper() + room[1:]), _TITLE_CHARS)
     if left_out:
         lines.append(f"The {MOST_SOURCES} loudest sources; {left_out} more are not drawn")
     return "\n".join(lines)
@@ -272,7 +275,14 @@ def _draw_labels(axis: Axes, marks: Sequence[_Mark], outer: float) -> None:
                 zorder=2,
             )
             align = "left" if side > 0 else "right"
-            axis.text(x, y, "\n".join(lines), ha=align, va="center", fontsize=8, linespacing=1.25)
+            axis.text(
+                *(x, y, "\n".join(lines)),
+                ha=align,
+                va="center",
+                fontsize=8,
+                linespacing=1.25,
+                parse_math=False,
+            )
 
 
 def spread(wanted: Sequence[float], heights: Sequence[float], limit: float) -> list[float]:
@@ -295,7 +305,7 @@ def spread(wanted: Sequence[float], heights: Sequence[float], limit: float) -> l
 
 def _label_lines(mark: _Mark) -> list[str]:
     source = mark.item.source
-    name = textwrap.shorten(source.name, 2 * _LABEL_CHARS - 4, placeholder=" ...")
+    name = textwrap.shorten(_drawable(source.name), 2 * _LABEL_CHARS - 4, placeholder=" ...")
     lines = textwrap.wrap(f"{mark.number}  {name}", _LABEL_CHARS)
     values = []
     if source.zone is None:
@@ -310,6 +320,16 @@ def _label_lines(mark: _Mark) -> list[str]:
     if len(mark.item.zones) > 1:
         values.append("moves")
     return [*lines, *textwrap.wrap(", ".join(values), _LABEL_CHARS + 2)]
+
+
+def _drawable(text: str) -> str:
+    """The text with a question mark for what the font of the pictures has no sign for."""
+    return "".join(c if ord(c) in _signs() else "?" for c in text)
+
+
+@cache
+def _signs() -> frozenset[int]:
+    return frozenset(get_font(findfont("DejaVu Sans")).get_charmap())
 
 
 def _draw_timeline(axis: Axes, result: SceneResult, items: Sequence[TimelineSource]) -> None:
@@ -341,7 +361,9 @@ def _draw_bar(axis: Axes, row: int, item: TimelineSource, start: float, end: flo
     # A sound shorter than a pixel is still drawn.
     width = max(offset - onset, (end - start) / 300)
     axis.barh(row, width, left=onset, height=0.26, color=colour, linewidth=0)
-    words = source.name + (f': "{source.transcript}"' if source.transcript else "")
+    words = _drawable(source.name)
+    if source.transcript and _drawable(source.transcript) == source.transcript:
+        words += f': "{source.transcript}"'
     level = "" if source.loudness is None else f"  {source.loudness:.0f} dB"
     text = textwrap.shorten(words, _BAR_CHARS, placeholder=" ...") + level
     late = (onset - start) > 0.5 * (end - start)
@@ -355,4 +377,5 @@ def _draw_bar(axis: Axes, row: int, item: TimelineSource, start: float, end: flo
         fontsize=7.5,
         color=INK,
         annotation_clip=False,
+        parse_math=False,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import soundfile
@@ -240,6 +241,12 @@ def test_of_a_higher_order_the_first_four_channels_are_used():
     result = describe(audio, **AMBIX, rate=48000, model=Ear())
     assert result.description.sources[0].zone == "horizontal left"
     assert any("order 2" in note for note in result.notes)
+
+
+def test_arrays_of_other_libraries_are_read():
+    audio = jnp.asarray(noise_from(90, 3, 1.0, 24000))
+    result = describe(audio, **AMBIX, rate=24000, model=Ear())
+    assert result.description.sources[0].zone == "horizontal left"
 
 
 def test_arrays_need_a_rate_and_files_refuse_a_wrong_one(tmp_path):

@@ -51,7 +51,17 @@ def crowd(zones):
     "windows",
     [
         [(0.0, 10.0, scene(Source("dog", 1.0, 4.2, "upper left", 2.0, -30, 3)))],
-        [(0.0, 10.0, scene(Source("it's a $dog$ _x_", None, None, None, None, None, None)))],
+        [
+            (
+                0.0,
+                10.0,
+                scene(
+                    Source(
+                        r"$\frac{$ _x^ with transcript '你好'", None, None, None, None, None, None
+                    )
+                ),
+            )
+        ],
         [(0.0, 10.0, scene())],
         [(0.0, 10.0, None)],
         [(5.0, 15.0, crowd(ZONES_26.names)), (15.0, 18.0, None), (18, 28, crowd(["above"]))],
@@ -63,6 +73,10 @@ def test_anything_that_can_be_said_can_be_drawn(tmp_path, windows):
     path = result(*windows).plot(tmp_path / "deep" / "p.png")
     image = imread(path)[..., :3]
     assert (image.min(axis=-1) < 0.95).mean() > 0.005
+
+
+def test_words_that_the_font_cannot_write_are_left_out():
+    assert plots._drawable("Grüße, 你好") == "Grüße, ??"
 
 
 def test_the_front_is_up_and_left_is_left():
