@@ -8,6 +8,8 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -163,6 +165,27 @@ def test_several_models_stand_side_by_side() -> None:
     made = config.of([Reader(scenes)] * 2, scenes, SharedWords(), say=lambda _: None)
     assert list(made.results)[-1] == "reader, step 7 (2)"
     assert "paper" not in made.to_markdown().lower() and "paper" not in json.loads(made.to_json())
+
+
+def test_a_run_reads_both_splits_and_loads_the_models_one_after_the_other(tmp_path, monkeypatch):
+    opened, loaded = [], []
+
+    def scene_set(folder: Path) -> MadeUpScenes:
+        opened.append(folder.name)
+        return MadeUpScenes(4)
+
+    def load(model, which) -> Reader:
+        loaded.append((model, which))
+        return Reader(MadeUpScenes(4))
+
+    monkeypatch.setitem(sys.modules, "sciphi.scene_set", SimpleNamespace(SceneSet=scene_set))
+    monkeypatch.setitem(sys.modules, "sciphi.trained", SimpleNamespace(load_describer=load))
+    config = SceneEvalConfig(scenes="x", model="a", others=("b",), similarity="words", samples=0)
+    made = config.run(tmp_path, say=lambda _: None)
+    assert opened == ["test", "train"]
+    assert loaded == [("a", "latest"), ("b", "latest")]
+    assert len(made.results) == 6
+    assert (tmp_path / "report.md").is_file() and (tmp_path / "report.json").is_file()
 
 
 def test_what_cannot_be_evaluated_is_said() -> None:

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -104,6 +106,13 @@ def test_the_published_form_is_written_and_read() -> None:
     assert speech.transcript == "Well, I don't know (maybe) it's late; who's there?"
     assert dog.transcript is None
     assert to_text(read) == PUBLISHED.replace("know: (", "know (")
+
+
+def test_the_example_of_the_docs_is_in_this_form() -> None:
+    page = Path(__file__).parents[3] / "docs" / "sciphi-descriptions.md"
+    (example,) = re.findall(r"^room_volume=.*$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    read, problems = parse_text(example)
+    assert problems == () and to_text(read) == example and len(read.sources) == 2
 
 
 def test_no_background_and_an_unknown_volume_are_written_as_published() -> None:
