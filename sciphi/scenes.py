@@ -115,7 +115,7 @@ class FoaScenes:
         sources = []
         for each in placed:
             level = rng.uniform(*config.loudness)
-            wet, start, stop = heard_source(each, room, samples, level)
+            wet, start, stop, level = heard_source(each, room, samples, level)
             foa += wet
             sources.append((each, start / FOA_RATE, stop / FOA_RATE, level))
         noise_level = None

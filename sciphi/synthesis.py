@@ -19,6 +19,7 @@ from spatial_core.sim.rooms import SPEED_OF_SOUND
 
 _CROSSFADE = 6000  # samples, a quarter of a second
 _BOOST_DB = 6.0
+_MOST_OF_ONE = 0.5
 LOWEST_HZ = 60.0
 """Below it images add up to more than a room has; small microphones hear little there."""
 
@@ -36,11 +37,11 @@ class Placed:
 
 def heard_source(
     placed: Placed, room: FoaRoom, samples: int, level: float
-) -> tuple[NDArray[np.float32], int, int]:
-    """A source as the microphone hears it [4, samples], and the samples from and until which it sounds.
+) -> tuple[NDArray[np.float32], int, int, float]:
+    """A source as the microphone hears it [4, samples], the samples from and until which, and its level.
 
     These are the first and the last (exclusive) of its direct sound; reverberation goes on. Between
-    them W's A-weighted level is `level` dB.
+    them W's A-weighted level is `level` dB, or less if the source alone would pass half of full scale.
     """
     first = round(placed.start * FOA_RATE)
     delay = round(room.distance[placed.place] / SPEED_OF_SOUND * FOA_RATE)
@@ -49,11 +50,13 @@ def heard_source(
     spectrum = scipy.fft.rfft(placed.dry, size) * scipy.fft.rfft(rirs, size)
     wet = scipy.fft.irfft(spectrum, size)
     start, stop = first + delay, min(first + delay + len(placed.dry), samples)
-    wet *= 10 ** ((level - level_of(wet[0, delay : delay + stop - start])) / 20)
+    gain = level - level_of(wet[0, delay : delay + stop - start])
+    excess = max(gain + 20 * math.log10(float(np.abs(wet).max()) / _MOST_OF_ONE), 0.0)
+    wet *= 10 ** ((gain - excess) / 20)
     out = np.zeros((4, samples), np.float32)
     length = min(wet.shape[1], samples - first)
     out[:, first : first + length] = wet[:, :length]
-    return out, start, stop
+    return out, start, stop, level - excess
 
 
 def background_of(

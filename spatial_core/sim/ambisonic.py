@@ -91,7 +91,6 @@ class AmbisonicSimulator:
                 np.uint64(seed % 2**64),
                 filters(4 if np.ptp(reflections, axis=2).any() else 1, self.rate),
                 heard,
-                True,
             )
             out[n] = heard[channels]
         return out

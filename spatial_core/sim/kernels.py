@@ -187,6 +187,16 @@ def _add_ambisonic_image(x, y, z, gains, mics, scale, filters, flat, taps, wave)
         along_z[t] += uz * wave[t]
 
 
+@compiled()
+def _mean_point(points):  # type: ignore[no-untyped-def]
+    """Mean [3] of float32 points [m, 3]."""
+    centre = np.zeros(3, np.float32)
+    for m in range(points.shape[0]):
+        for axis in range(3):
+            centre[axis] += points[m, axis] / np.float32(points.shape[0])
+    return centre
+
+
 @compiled(inline="always")
 def _energy(weights, amplitudes, n, squared_distance):  # type: ignore[no-untyped-def]
     """Energy of an image in its strongest band: row n of amplitudes [.., 4] times weights [4]."""
@@ -198,19 +208,7 @@ def _energy(weights, amplitudes, n, squared_distance):  # type: ignore[no-untype
 
 @compiled()
 def add_images(
-    sides,
-    source,
-    mics,
-    delays,
-    reflections,
-    reach,
-    order,
-    threshold,
-    scale,
-    seed,
-    filters,
-    out,
-    ambisonic=False,
+    sides, source, mics, delays, reflections, reach, order, threshold, scale, seed, filters, out
 ):  # type: ignore[no-untyped-def]
     """Sums the image sources of a shoebox into out [m, taps]; returns how many were used.
 
@@ -219,8 +217,8 @@ def add_images(
     reflections [3 axes, 2, 4 bands] (amplitude), reach: greatest distance of an image from the
     mean microphone, order: most reflections of an image, scale: samples per metre, all float32; seed
     uint64. filters [phases, bands, taps] of one band only: for walls that reflect all bands alike.
-    ambisonic: one microphone, of which out [4, taps] gets an omnidirectional channel and one along
-    each axis (gain 1 where it points), without delays.
+    Of one microphone out may be [4, taps]: an omnidirectional channel and one along each axis (gain 1
+    where it points), without delays.
 
     An image whose energy E (squared amplitude over squared distance, strongest band) is below
     `threshold` is kept with probability p = E / threshold and its amplitude divided by sqrt(p):
@@ -229,10 +227,7 @@ def add_images(
     images in between are never touched. threshold 0 keeps all.
     """
     state = np.array([seed], np.uint64)
-    centre = np.zeros(3, np.float32)
-    for m in range(mics.shape[0]):
-        for axis in range(3):
-            centre[axis] += mics[m, axis] / np.float32(mics.shape[0])
+    centre = _mean_point(mics)
     nx, ny, nz = int(reach / sides[0]) + 2, int(reach / sides[1]) + 2, int(reach / sides[2]) + 2
     xs, ax = _axis_images(sides[0], source[0], reflections[0, 0], reflections[0, 1], nx)
     ys, ay = _axis_images(sides[1], source[1], reflections[1, 0], reflections[1, 1], ny)
@@ -242,7 +237,7 @@ def add_images(
         squares[n] = (zs[n] - centre[2]) ** 2
     weights, gains = np.empty(4, np.float32), np.empty(4, np.float32)
     table, flat, taps = filters.ravel(), out.ravel(), np.uint64(out.shape[1])
-    single = filters.shape[1] == 1
+    single, ambisonic = filters.shape[1] == 1, out.shape[0] > mics.shape[0]
     wave, heard = np.empty(FILTER_TAPS, np.float32), gains[: 1 if single else 4]
     reach2 = reach * reach
     used = 0

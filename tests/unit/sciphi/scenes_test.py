@@ -185,13 +185,19 @@ def test_an_endless_loop_has_no_seam() -> None:
 
 
 def test_loud_scenes_are_turned_down_with_their_truth() -> None:
+    """One source alone to half of full scale; a noisy scene as a whole, so that it is not clipped."""
     config = replace(ALONE, loudness=(0.0, 0.0))
-    for scene in map(FoaScenes(config, 0, "train"), range(3)):
-        (source,) = scene.truth.sources
+    noisy = replace(config, sensor_noise=(0.0, 0.0))
+    for index in range(3):
+        scene, other = FoaScenes(config, 0, "train")(index), FoaScenes(noisy, 0, "train")(index)
+        (source,), (same,) = scene.truth.sources, other.truth.sources
         part = scene.foa[0, round(source.onset * FOA_RATE) : round(source.offset * FOA_RATE)]
-        assert np.abs(scene.foa).max() == pytest.approx(0.98, abs=1e-3)
+        assert np.abs(scene.foa).max() == pytest.approx(0.5, abs=1e-3)
         assert source.loudness < -3
-        assert levels.a_weighted_db(part, FOA_RATE) == pytest.approx(source.loudness, abs=0.1)
+        assert levels.a_weighted_db(part, FOA_RATE) == pytest.approx(source.loudness, abs=0.02)
+        assert np.abs(other.foa).max() == pytest.approx(0.98, abs=1e-3)
+        # White noise of RMS 1 has peaks of some 4.5.
+        assert same.loudness - source.loudness == pytest.approx(20 * np.log10(0.98 / 4.8), abs=1)
 
 
 def test_splits_share_no_room_voice_sentence_or_clip() -> None:
