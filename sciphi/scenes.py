@@ -48,7 +48,7 @@ class FoaSceneConfig:
     speech: str | tuple[str, ...] = "embedded"
     events: str | tuple[str, ...] = "embedded"
     backgrounds: str | tuple[str, ...] = "embedded"
-    loudness: tuple[float, float] = (-42.0, -20.0)
+    loudness: tuple[float, float] = (-45.0, -25.0)
     background_share: float = 0.5
     background_snr: tuple[float, float] = (3.0, 30.0)
     max_event_seconds: float = 5.0
