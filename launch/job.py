@@ -13,7 +13,7 @@ import shlex
 from dataclasses import dataclass
 from typing import Literal
 
-from launch.modes import EXIT_TERMINATED, MODES
+from launch.modes import COPIED_TO_BUCKETS, EXIT_TERMINATED, IN_BUCKETS, MODES
 from spatial_core.config.bindings import near
 from spatial_core.config.paths import config_files
 from spatial_core.errors import InputError
@@ -155,6 +155,10 @@ class JobSpec:
             raise InputError(
                 f"--run_mode={self.run_mode} is unknown; choose among {known}"
                 f"{near(self.run_mode, MODES)}"
+            )
+        if self.run_mode not in (*IN_BUCKETS, *COPIED_TO_BUCKETS):
+            raise InputError(
+                f"--run_mode={self.run_mode} cannot write to gs://: run it with launch.main on one machine"
             )
         if not self.gin_files:
             raise InputError("give --gin_file=EXPERIMENT, as experiments/phasecoder_paper_m.gin")

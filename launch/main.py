@@ -24,16 +24,27 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 from absl import app, flags, logging
 
 from launch import configurables
-from launch.modes import EXIT_DATA, EXIT_INPUT, EXIT_NONFINITE, MODES, ROOTS, Mode
+from launch.modes import (
+    COPIED_TO_BUCKETS,
+    EXIT_DATA,
+    EXIT_INPUT,
+    EXIT_NONFINITE,
+    IN_BUCKETS,
+    MODES,
+    ROOTS,
+    Mode,
+)
 from spatial_core.config import gin_setup
 from spatial_core.config.bindings import near
 from spatial_core.config.paths import config_files
 from spatial_core.errors import InputError
+from spatial_core.io import places
 
 _RUN_MODE = flags.DEFINE_string(
     "run_mode",
@@ -46,7 +57,9 @@ _GIN_FILE = flags.DEFINE_multi_string(
     "Experiment file, shipped (experiments/quickstart.gin) or your own; a later one overrides.",
 )
 _WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Folder for everything that is written; default: runs/NAME-OF-THE-GIN-FILE."
+    "workdir",
+    None,
+    "Folder for everything that is written, also gs://...; default: runs/NAME-OF-THE-GIN-FILE.",
 )
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print what the run would be, and stop.")
 _TARGET = flags.DEFINE_string(
@@ -104,7 +117,25 @@ def run(bindings: list[str]) -> int:
     if _DRY_RUN.value:
         _show(mode.preview(_workdir(), " with ".join(_GIN_FILE.value)))
         return 0
-    return mode.run(_workdir())
+    return _run_in(_workdir(), mode)
+
+
+def _run_in(workdir: Path, mode: Mode) -> int:
+    """Runs in a folder, which may be in a bucket; refused before anything is done if it cannot be."""
+    name = _RUN_MODE.value
+    if name in IN_BUCKETS or not places.is_remote(workdir):
+        return mode.run(workdir)
+    if name not in COPIED_TO_BUCKETS:
+        raise InputError(
+            f"--run_mode={name} cannot write to {workdir}: give a folder of this machine, and copy it "
+            "with `gcloud storage cp --recursive`"
+        )
+    places.make_folder(workdir)
+    with tempfile.TemporaryDirectory() as folder:
+        code = mode.run(Path(folder))
+        places.copy_files(Path(folder), workdir)
+    print(f"copied to {workdir}", flush=True)
+    return code
 
 
 def _mode(name: str) -> Mode:
@@ -138,7 +169,7 @@ def _experiments() -> list[str]:
 
 def _workdir() -> Path:
     if _WORKDIR.value:
-        return Path(_WORKDIR.value)
+        return places.place(_WORKDIR.value)
     name, mode = Path(_GIN_FILE.value[0]).stem, _RUN_MODE.value
     return Path("runs") / (name if mode in ("train", name) else f"{name}-{mode}")
 

@@ -165,6 +165,13 @@ def _evaluate_scenes(workdir: Path) -> int:
     return 0
 
 
+def _evaluate_seld(workdir: Path) -> int:
+    report = gin_setup.build("SeldEvalConfig").run(workdir, say=_say)
+    print(report.glance())
+    _say(f"report in {workdir}")
+    return 0
+
+
 def _quickstart(workdir: Path) -> int:
     from phasecoder.quickstart import run_quickstart
 
@@ -256,6 +263,13 @@ MODES: dict[str, Mode] = {
         ("SceneEvalConfig",),
         "runs/eval_scenes.gin",
     ),
+    "eval_seld": Mode(
+        "score a spatial encoder: what sounds where in scenes",
+        _evaluate_seld,
+        previews.evaluate_seld,
+        ("SeldEvalConfig",),
+        "runs/eval_seld.gin",
+    ),
     "release": Mode(
         "calibrate and measure a run, write its checkpoint",
         _release,
@@ -271,4 +285,7 @@ MODES: dict[str, Mode] = {
         "experiments/quickstart.gin",
     ),
 }
+# Modes that write to gs:// as they go, and those whose files are copied there when they are done.
+IN_BUCKETS = ("train", "precompile")
+COPIED_TO_BUCKETS = ("eval", "inspect", "eval_bridge", "eval_scenes")
 ROOTS = sorted({root for mode in MODES.values() for root in mode.roots})

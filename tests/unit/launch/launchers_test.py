@@ -85,6 +85,7 @@ def test_what_is_printed_is_what_would_run(path):
         ({"image": "Spatial image"}, "no image"),
         ({"image": "--privileged"}, "no image"),
         ({"run_mode": "trian"}, "did you mean 'train'"),
+        ({"run_mode": "generate"}, "cannot write to gs://"),
         ({"gin_files": ()}, "--gin_file"),
         ({"gin_files": ("experiments/phasecoder_paper_n.gin",)}, "did you mean"),
         ({"gin_files": ("my.gin",)}, "not in the image"),
