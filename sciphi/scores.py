@@ -96,11 +96,9 @@ def score(
         by_count.setdefault(one.sources, []).append(one)
     by_count = dict(sorted(by_count.items()))
     keys = [metric.key for metric in ALL]
+    groups = [_Drawn(some, draw(np.arange(len(some)), seed).counts) for some in by_count.values()]
     return Scores(
-        headline={
-            view: {key: _headline(list(by_count.values()), view, key, seed) for key in keys}
-            for view in VIEWS
-        },
+        headline={view: {key: _headline(groups, view, key) for key in keys} for view in VIEWS},
         counts={n: {view: _means(some, view) for view in VIEWS} for n, some in by_count.items()},
         scenes={n: len(some) for n, some in by_count.items()},
         breakdowns=_breakdowns(scored, truths, similarity),
@@ -128,20 +126,27 @@ def _means(some: Sequence[SceneScore], view: View) -> dict[str, float]:
     return means
 
 
-def _headline(groups: Sequence[Sequence[SceneScore]], view: View, key: str, seed: int) -> Interval:
+@dataclass(frozen=True)
+class _Drawn:
+    """The scenes of one number of sources, and how often each is in each resample [resamples, n]."""
+
+    scenes: Sequence[SceneScore]
+    counts: NDArray[np.float64]
+
+
+def _headline(groups: Sequence[_Drawn], view: View, key: str) -> Interval:
     """Mean over groups of the mean within each, scenes resampled within their group."""
     means, replicates, count = [], [], 0
     for group in groups:
-        values = [_values(one, view, key) for one in group]
+        values = [_values(one, view, key) for one in group.scenes]
         sums = np.asarray([sum(some) for some in values])
         sizes = np.asarray([len(some) for some in values], np.float64)
         if not sizes.sum():
             continue
         means.append(float(sums.sum() / sizes.sum()))
         count += int(sizes.sum())
-        drawn = draw(np.arange(len(group)), seed).counts
         with np.errstate(invalid="ignore"):  # a resample may hold no value at all
-            replicates.append((drawn @ sums) / (drawn @ sizes))
+            replicates.append((group.counts @ sums) / (group.counts @ sizes))
     if not means:
         return NOTHING
     low, high = np.nanquantile(np.mean(replicates, axis=0), [0.025, 0.975])
