@@ -105,6 +105,20 @@ def test_an_export_of_tokens_says_how_many_how_large_and_how_long(tmp_path):
     assert f"manifest.json in {tmp_path / 'validation'} (fresh)" in told
 
 
+def test_scenes_are_written_as_was_said(tmp_path):
+    small = ("SceneSetConfig.counts = {'test': 4}", "SECONDS = 4.0", "MAX_SOURCES = 2")
+    told = _preview("export_scenes", tmp_path, "experiments/sciphi_scenes.gin", bindings=small)
+    assert "4 s, 1 to 2 sources, 50% with a background, 8 a room, seed 0" in told
+    assert f"in {tmp_path / 'test'} (fresh)" in told
+    gin_setup.parse(["experiments/sciphi_scenes.gin"], small, roots=ROOTS)
+    assert MODES["export_scenes"].run(tmp_path) == 0
+    told = _preview("export_scenes", tmp_path, "experiments/sciphi_scenes.gin", bindings=small)
+    assert "1 of its 1 shards are there" in told
+    # The estimate of the size, 0.36 MB a scene, is of the right order.
+    made = sum(path.stat().st_size for path in (tmp_path / "test").glob("*.arrayrecord"))
+    assert 4 * 0.36e6 / 3 < made < 4 * 0.36e6 * 3
+
+
 def test_an_adaptation_is_compared_with_what_it_started_from(tmp_path):
     for settings, name in (((), "beside shipped,"), (("MODEL = 'plus-small'",), "plus-small,")):
         told = _preview("quickstart", tmp_path, "experiments/adapt.gin", bindings=settings)
