@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from spatial_core.errors import InputError
-from spatial_core.io.export import write_release
+from spatial_core.io.export import Kind, write_release
 from spatial_core.train import loop, workdir
 from spatial_core.train.checkpoint import Checkpoints, tree_digest
 from spatial_core.train.config import TrainConfig
@@ -246,6 +246,25 @@ def test_a_run_goes_on_only_with_the_metadata_that_it_began_with(tmp_path):
         train(other, tmp_path / "run")
     with pytest.raises(InputError, match="encoder_digest: 'aaa1' -> 'bbb2'"):
         train(dataclasses.replace(other, init_from=str(tmp_path / "run")), tmp_path / "next")
+
+
+def test_starting_from_a_release_of_another_kind_needs_its_metadata(tmp_path):
+    params = jax.tree.map(np.asarray, ToyTask().init(jax.random.key(3)))
+    kind = Kind("toy-bridge/1", "adapter.safetensors", "bridge.json")
+    belongs = {"base_model": "toy-1", "encoder_digest": "aaa1"}
+    for name, metadata in (("right", belongs), ("wrong", {**belongs, "encoder_digest": "bbb2"})):
+        write_release(tmp_path / name, params, {"metadata": metadata}, "# toy\n", kind)
+    (tmp_path / "right" / "notes.json").write_text("[]")
+    run = config(
+        steps=1,
+        task=MarkedTask(),
+        data=MarkedStream(),
+        optimizer=OptimizerConfig(peak_lr=0.0),
+        init_from=str(tmp_path / "right"),
+    )
+    assert tree_digest(train(run, tmp_path / "run").params) == tree_digest(params)
+    with pytest.raises(InputError, match="encoder_digest: 'bbb2' -> 'aaa1'"):
+        train(dataclasses.replace(run, init_from=str(tmp_path / "wrong")), tmp_path / "next")
 
 
 def test_data_that_does_not_fit_is_refused(tmp_path):
