@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sciphi.json_format import to_json
-from sciphi.schema import SceneDescription, Source
+from sciphi.schema import UNKNOWN, SceneDescription, Source
 from sciphi.text_format import to_text
 from sciphi.timeline import TimelineSource
 
@@ -144,6 +144,8 @@ def room_text(description: SceneDescription) -> str:
     background = description.background
     if background is None:
         return f"{', '.join(parts)}; no background sound"
+    if background.label == UNKNOWN:
+        return f"{', '.join(parts)}; background unknown"
     level = "" if background.loudness is None else f", {background.loudness} dB"
     return f"{', '.join(parts)}; background: {background.label}{level}"
 

@@ -18,7 +18,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from sciphi.schema import Background, SceneDescription, Source, order_sources, with_transcript
+from sciphi.schema import (
+    UNKNOWN,
+    Background,
+    SceneDescription,
+    Source,
+    order_sources,
+    with_transcript,
+)
 from sciphi.zones import zone_error
 
 NEIGHBOURS = 61.0
@@ -137,7 +144,8 @@ def _cost(track: _Track, source: Source) -> float:
     """Degrees between a source and the end of a track, some more for silence between; or never."""
     last = track.last
     gap = _onset(source) - track.end
-    if last.name.casefold() != source.name.casefold() or gap > MAX_GAP:
+    same = last.name.casefold() == source.name.casefold() and source.name != UNKNOWN
+    if not same or gap > MAX_GAP:
         return _NEVER
     # A zone that could not be read is no reason to start anew, but a known one is better.
     angle = NEIGHBOURS
@@ -219,7 +227,12 @@ def _rounded(value: float | None) -> int | None:
 
 
 def _background(backgrounds: Sequence[Background | None]) -> Background | None:
-    """The commonest background, present or not, at the mean power of its windows."""
+    """The commonest background, present or not, at the mean power of its windows.
+
+    What could not be read counts only if nothing else was.
+    """
+    known = [b for b in backgrounds if b is None or b.label != UNKNOWN]
+    backgrounds = known or backgrounds
     labels = Counter(None if b is None else b.label for b in backgrounds)
     label = labels.most_common(1)[0][0]
     if label is None:

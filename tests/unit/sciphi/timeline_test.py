@@ -128,3 +128,16 @@ def test_sources_of_the_whole_are_loudest_first():
     windows = [window(0, sound("a", 0, 1, loudness=-40), sound("b", 5, 6, loudness=-20))]
     description = whole([windows[0][2]], merge(windows))
     assert [s.label for s in description.sources] == ["b", "a"]
+
+
+def test_what_could_not_be_read_is_not_joined_and_does_not_outvote():
+    unread = Background("Unknown", None)
+    windows = [
+        window(0, sound("Unknown", 5, 10), background=unread),
+        window(10, sound("Unknown", 0, 10), background=unread),
+        window(20, background=Background("rain", -40)),
+    ]
+    merged = merge(windows)
+    assert len(merged) == 2
+    assert whole([w[2] for w in windows], merged).background == Background("rain", -40)
+    assert whole([windows[0][2]], []).background == unread
