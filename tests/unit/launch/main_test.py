@@ -15,6 +15,8 @@ from absl.testing import flagsaver
 from launch import configurables, main
 from launch.modes import MODES, ROOTS
 from spatial_core.config import gin_setup
+from spatial_core.errors import InputError
+from tests.integration.fake_bucket import Files
 
 ROOT = Path(__file__).parents[3]
 
@@ -203,6 +205,30 @@ def test_settings_that_do_not_do_are_one_line_and_code_2(mode, bindings, message
         assert main._guarded(["main"], list(bindings)) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: {message}") and "In call to configurable" not in line
+
+
+def _write_report(workdir: Path) -> int:
+    (workdir / "figures").mkdir()
+    (workdir / "figures" / "a.txt").write_text("picture")
+    return 0
+
+
+def test_the_files_of_an_evaluation_are_copied_to_a_bucket(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("FAKE_BUCKETS", str(tmp_path))
+    monkeypatch.setattr("etils.epath.backend.fsspec_backend._get_filesystem", lambda name: Files())
+    (tmp_path / "a-bucket").mkdir()
+    flags.FLAGS.mark_as_parsed()
+    with flagsaver.flagsaver(run_mode="eval", workdir="gs://a-bucket/eval"):
+        assert main._run_in(main._workdir(), SimpleNamespace(run=_write_report)) == 0
+    assert (tmp_path / "a-bucket" / "eval" / "figures" / "a.txt").read_text() == "picture"
+    assert "copied to gs://a-bucket/eval" in capsys.readouterr().out
+
+
+def test_a_mode_that_cannot_write_to_a_bucket_says_so_before_it_begins():
+    flags.FLAGS.mark_as_parsed()
+    with flagsaver.flagsaver(run_mode="generate", workdir="gs://a-bucket/bank"):
+        with pytest.raises(InputError, match="cannot write to gs://a-bucket/bank"):
+            main._run_in(main._workdir(), SimpleNamespace(run=_write_report))
 
 
 def test_a_reader_who_has_seen_enough_is_no_error():
