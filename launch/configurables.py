@@ -52,6 +52,7 @@ CONFIGURABLES: dict[str, tuple[str, ...]] = {
     "sciphi.evaluate": ("SceneEvalConfig",),
     "sciphi.seldnet": ("SeldNetConfig",),
     "sciphi.seld_task": ("SeldStream", "SeldTask"),
+    "sciphi.seld_eval": ("SeldEvalConfig",),
     "sciphi.task": ("DescribeTask",),
     "sciphi.stream": ("DescribeStream",),
     "sciphi.backbone": ("TinyDescriber",),

@@ -182,6 +182,21 @@ def evaluate_scenes(workdir: Path, experiment: str) -> str:
     return _with_settings(rows)
 
 
+def evaluate_seld(workdir: Path, experiment: str) -> str:
+    """Which encoder would be scored on which scenes."""
+    config = gin_setup.build("SeldEvalConfig")
+    folder = Path(config.scenes) / config.split
+    there = "found" if (folder / "manifest.json").is_file() else "missing: export them first"
+    rows = [
+        ("experiment", f"{experiment} (scores a spatial encoder)"),
+        ("model", f"{config.model}: {', '.join(config.task.classes)}"),
+        ("beside it", "the intensity vector, chance"),
+        ("scenes", f"{config.count or 'all'} of {folder} ({there})"),
+        ("writes", _target(workdir, "report.json", "report.md, report.json")),
+    ]
+    return _with_settings(rows)
+
+
 def release(workdir: Path, experiment: str) -> str:
     """Which checkpoint would be released, on what it is calibrated and measured."""
     from spatial_core.train.checkpoint import Checkpoints

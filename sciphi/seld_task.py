@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from sciphi.adpit import TRACKS, adpit_loss
 from sciphi.features import HOP, MAPS, MELS, seld_features
-from sciphi.records import FOA_RATE
+from sciphi.records import FOA_RATE, SceneTruth
 from sciphi.scene_set import SceneSet
 from sciphi.seld_labels import seld_labels
 from sciphi.seldnet import FRAMES_PER_TOKEN, SeldModel, SeldNetConfig
@@ -152,6 +152,7 @@ class FeatureScenes:
     def __init__(self, directory: str | Path) -> None:
         self.scenes = SceneSet(directory)
         self._kept: dict[int, NDArray[np.float16]] = {}
+        self._truths: dict[int, SceneTruth] = {}
         self._lock = threading.Lock()
         self._bytes = 0
 
@@ -168,6 +169,12 @@ class FeatureScenes:
                     self._kept[index] = found
                     self._bytes += found.nbytes
         return found
+
+    def truth(self, index: int) -> SceneTruth:
+        """The truth of a scene, read once."""
+        if index not in self._truths:
+            self._truths[index] = self.scenes.truth(index)
+        return self._truths[index]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,11 +222,11 @@ class SeldStream:
     @functools.cached_property
     def indices(self) -> NDArray[np.int64]:
         """Scenes of the set that are shown; InputError if there is none."""
-        scenes = self.data.scenes
+        data = self.data
         kept = [
             i
-            for i in range(len(scenes))
-            if self.max_sources is None or len(scenes.truth(i).sources) <= self.max_sources
+            for i in range(len(data))
+            if self.max_sources is None or len(data.truth(i).sources) <= self.max_sources
         ]
         if not kept:
             raise InputError(
@@ -244,7 +251,7 @@ class SeldStream:
         """Example `index` of the endless stream: features, target, count."""
         epoch, place = divmod(index, len(self.indices))
         scene = int(self._order(epoch)[place])
-        maps, truth = self.data.features(scene), self.data.scenes.truth(scene)
+        maps, truth = self.data.features(scene), self.data.truth(scene)
         if self.swap:
             rng = generator(self.seed, self.split, "crop", index)
             way = SWAPS[rng.integers(len(SWAPS))]
