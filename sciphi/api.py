@@ -105,8 +105,8 @@ def describe(
     notes += [*_length_notes(recording, told, size), *teller.notes]
     timeline = merge((window.start, window.end, window.description) for window in told)
     descriptions = [window.description for window in told if window.description is not None]
-    if len(told) == 1:
-        description = told[0].description
+    if len(told) == 1 and told[0].description is not None:
+        description = _later(told[0].description, told[0].start)  # the model's own order and gaps
     else:
         description = whole(descriptions, timeline)
     return SceneResult(
@@ -247,6 +247,19 @@ def _within(description: SceneDescription, seconds: float) -> SceneDescription:
         for source in filter(fits, description.sources)
     )
     return dataclasses.replace(description, sources=sources)
+
+
+def _later(description: SceneDescription, seconds: float) -> SceneDescription:
+    """With all times `seconds` later."""
+
+    def moved(source: Source) -> Source:
+        if source.onset is None or source.offset is None:
+            return source
+        return dataclasses.replace(
+            source, onset=source.onset + seconds, offset=source.offset + seconds
+        )
+
+    return dataclasses.replace(description, sources=tuple(map(moved, description.sources)))
 
 
 def _louder(description: SceneDescription, gain: float) -> SceneDescription:

@@ -129,6 +129,9 @@ def test_a_part_keeps_the_times_of_the_recording():
     assert [(w.start, w.end) for w in result.windows] == [(5, 7), (6, 8)]
     (item,) = result.timeline
     assert (item.source.zone, item.source.onset, item.source.offset) == ("horizontal left", 5, 8)
+    result = describe(audio, **AMBIX, rate=24000, model=Ear(), start=5.0, seconds=1.5)
+    assert [(s.onset, s.offset) for s in result.description.sources] == [(5.0, 6.5)]
+    assert result.windows[0].description.sources[0].onset == 0
     with pytest.raises(InputError, match="nothing is left from 20 s on"):
         describe(audio, **AMBIX, rate=24000, model=Ear(), start=20.0)
     with pytest.raises(InputError, match="start at 0 s or later"):
