@@ -18,6 +18,8 @@ from spatial_core.config.bindings import near
 from spatial_core.config.paths import config_files
 from spatial_core.errors import InputError
 
+# As in spatial_core.train.distributed, whose jax a launcher need not load.
+HOSTS_VARIABLE = "LAUNCH_HOSTS"
 Capacity = Literal["on-demand", "spot", "reserved"]
 CAPACITIES: tuple[Capacity, ...] = ("on-demand", "spot", "reserved")
 RESTART_CODES = (EXIT_TERMINATED,)
@@ -196,6 +198,12 @@ class JobSpec:
             *self.arguments,
         )
 
+    def environment(self) -> tuple[tuple[str, str], ...]:
+        """Variables of the container: how many hosts share the job if several do, and those of `env`."""
+        hosts = self.tpu.hosts * self.slices
+        shared = ((HOSTS_VARIABLE, str(hosts)),) if hosts > 1 else ()
+        return (*shared, *self.env)
+
 
 def check_name(name: str, most: int = _MAX_LABEL) -> None:
     """InputError unless `name` is a label of RFC 1035 of at most so many characters."""
@@ -236,7 +244,7 @@ def container_script(spec: JobSpec, grace_seconds: int) -> str:
         "--net=host",
         "--ulimit=memlock=-1",
         f"--stop-timeout={grace_seconds}",
-        *(f"--env={name}={value}" for name, value in spec.env),
+        *(f"--env={name}={value}" for name, value in spec.environment()),
         spec.image,
         *spec.command()[3:],
     ]

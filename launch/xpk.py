@@ -61,7 +61,7 @@ def plan(spec: JobSpec, values: flags.FlagValues) -> Plan:
         f"--restart-on-exit-codes={codes}",
         f"--termination-grace-period-seconds={values.grace_seconds}",
         *capacity,
-        *(f"--env={name}={value}" for name, value in spec.env),
+        *(f"--env={name}={value}" for name, value in spec.environment()),
         # exec: the shell around it would keep the SIGTERM of a preemption to itself.
         f"--command=exec {shlex.join(spec.command())}",
     )

@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Jobs on several TPU hosts find each other: what the launchers say, and what the run makes of it."""
+
+from __future__ import annotations
+
+import pytest
+
+from launch import job
+from spatial_core.errors import InputError
+from spatial_core.train import distributed
+
+
+@pytest.mark.parametrize(
+    ("variables", "starts"),
+    [
+        ({}, False),
+        ({"LAUNCH_HOSTS": "1"}, False),
+        ({"LAUNCH_HOSTS": "16"}, True),
+        ({"TPU_WORKER_HOSTNAMES": "localhost"}, False),
+        ({"TPU_WORKER_HOSTNAMES": "a,b"}, True),
+    ],
+)
+def test_several_hosts_are_joined_and_one_is_left_alone(variables, starts, monkeypatch):
+    joined = []
+    monkeypatch.setattr("jax.distributed.initialize", lambda *a, **k: joined.append((a, k)))
+    for name in ("LAUNCH_HOSTS", "TPU_WORKER_HOSTNAMES"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    distributed.initialize()
+    assert joined == ([((), {})] if starts else [])
+
+
+def test_a_number_of_hosts_that_is_none_is_refused(monkeypatch):
+    monkeypatch.setenv("LAUNCH_HOSTS", "many")
+    with pytest.raises(InputError, match="LAUNCH_HOSTS='many'"):
+        distributed.initialize()
+
+
+@pytest.mark.parametrize(
+    ("tpu", "slices", "hosts"), [("v5p-8", 1, None), ("v5p-8", 2, "2"), ("v5p-128", 2, "32")]
+)
+def test_a_job_says_how_many_hosts_share_it(tpu, slices, hosts):
+    spec = job.JobSpec(
+        name="a-job",
+        workdir="gs://my-bucket/runs/a",
+        gin_files=("experiments/plus.gin",),
+        image="gcr.io/my-project/spatial:1",
+        project="my-project",
+        zone="us-east5-a",
+        tpu=job.parse_tpu(tpu),
+        slices=slices,
+    )
+    assert job.HOSTS_VARIABLE == distributed.HOSTS_VARIABLE
+    assert dict(spec.environment()).get(job.HOSTS_VARIABLE) == hosts
