@@ -287,5 +287,5 @@ MODES: dict[str, Mode] = {
 }
 # Modes that write to gs:// as they go, and those whose files are copied there when they are done.
 IN_BUCKETS = ("train", "precompile")
-COPIED_TO_BUCKETS = ("eval", "inspect", "eval_bridge", "eval_scenes")
+COPIED_TO_BUCKETS = ("eval", "inspect", "eval_bridge", "eval_scenes", "eval_seld")
 ROOTS = sorted({root for mode in MODES.values() for root in mode.roots})

@@ -11,37 +11,48 @@ import jax.numpy as jnp
 from spatial_core.typing import Array, Float
 
 
+def _plain(x: Array, kernel: Array) -> Array:
+    return jax.lax.conv_general_dilated(
+        x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
 @jax.custom_vjp
 def convolve(
     x: Float[Array, "b f k c"], kernel: Float[Array, "3 3 c d"]
 ) -> Float[Array, "b f k d"]:
     """Cross-correlation with zeros around.
 
-    Its own gradient: the kernel's is a matrix product of each example's patches, which stay in the
-    cache; the compiler's form, a convolution over the batch, takes two to three times as long.
+    On a CPU the kernel's gradient is a matrix product of each example's patches, which stay in the
+    cache; the compiler's form, a convolution over the batch, takes two to three times as long there.
     """
-    return jax.lax.conv_general_dilated(
-        x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
+    return _plain(x, kernel)
 
 
 def _convolve_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
-    return convolve(x, kernel), (x, kernel)
+    return _plain(x, kernel), (x, kernel)
 
 
 def _convolve_backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
     x, kernel = saved
-    flipped = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
     height, width, inputs, outputs = kernel.shape
 
-    def add(total: Array, example: tuple[Array, Array]) -> tuple[Array, None]:
-        one, one_gradient = example
-        patches = _patches(one, height, width)
-        return total + patches.T @ one_gradient.reshape(-1, outputs), None
+    def by_patches(x: Array, gradient: Array) -> Array:
+        def add(total: Array, example: tuple[Array, Array]) -> tuple[Array, None]:
+            one, one_gradient = example
+            patches = _patches(one, height, width)
+            return total + patches.T @ one_gradient.reshape(-1, outputs), None
 
-    start = jnp.zeros((height * width * inputs, outputs), gradient.dtype)
-    total, _ = jax.lax.scan(add, start, (x, gradient))
-    return convolve(gradient, flipped), total.reshape(kernel.shape)
+        start = jnp.zeros((height * width * inputs, outputs), gradient.dtype)
+        total, _ = jax.lax.scan(add, start, (x, gradient))
+        return total.reshape(kernel.shape)
+
+    def by_convolution(x: Array, gradient: Array) -> Array:
+        return jax.linear_transpose(lambda k: _plain(x, k), kernel)(gradient)[0]
+
+    flipped = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
+    of_kernel = jax.lax.platform_dependent(x, gradient, cpu=by_patches, default=by_convolution)
+    return _plain(gradient, flipped), of_kernel
 
 
 def _patches(x: Float[Array, "f k c"], height: int, width: int) -> Float[Array, "n p"]:

@@ -16,6 +16,7 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
+from sciphi.seld_labels import DCASE_CLASSES
 from sciphi.seldnet import SeldModel, SeldNetConfig
 from sciphi.torch_zip import read_torch_zip
 from spatial_core.errors import InputError
@@ -27,7 +28,7 @@ from spatial_core.typing import Params
 def import_baseline(
     path: str | Path,
     config: SeldNetConfig | None = None,
-    classes: int = 13,
+    classes: int = len(DCASE_CLASSES),
     standardizer: Mapping[str, NDArray] | None = None,
 ) -> Params:
     """Parameters of `SeldModel` (of `SeldTask` with as many classes) from a baseline checkpoint.
