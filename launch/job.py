@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import re
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -31,6 +32,7 @@ _BUCKET = re.compile(r"[a-z0-9][-_.a-z0-9]{1,220}[a-z0-9]")
 _PROJECT = re.compile(r"([a-z0-9.-]+:)?[a-z][-a-z0-9]{4,28}[a-z0-9]")
 _ZONE = re.compile(r"[a-z]+-[a-z]+[0-9]+-[a-z]")
 _IMAGE = re.compile(r"[a-z0-9][a-z0-9._:/-]*[a-z0-9](:[\w][\w.-]{0,127})?(@sha256:[0-9a-f]{64})?")
+_VOLUME = re.compile(r"(/[\w.-]+)+:(/[\w.-]+)+")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _TPU = re.compile(r"(v4|v5p|v5e|v6e)-([0-9]+)")
 # Kubernetes replaces $(NAME) in a container's command, whatever the quotes around it.
@@ -205,14 +207,14 @@ class JobSpec:
         return (*shared, *self.env)
 
 
-def check_name(name: str, most: int = _MAX_LABEL) -> None:
+def check_name(name: str, most: int = _MAX_LABEL, flag: str = "name") -> None:
     """InputError unless `name` is a label of RFC 1035 of at most so many characters."""
     if not _LABEL.fullmatch(name):
         raise InputError(
-            f"--name={name!r}: use lower-case letters, digits and dashes; a letter first, no dash last"
+            f"--{flag}={name!r}: use lower-case letters, digits and dashes; a letter first, no dash last"
         )
     if len(name) > most:
-        raise InputError(f"--name={name} has {len(name)} characters: at most {most}")
+        raise InputError(f"--{flag}={name} has {len(name)} characters: at most {most}")
 
 
 def check_workdir(workdir: str) -> None:
@@ -230,9 +232,16 @@ def check_workdir(workdir: str) -> None:
         raise InputError(f"--workdir={workdir!r}: write it as {plain!r}, without '..'")
 
 
-def container_script(spec: JobSpec, grace_seconds: int) -> str:
+def _volume(text: str) -> str:
+    if not _VOLUME.fullmatch(text):
+        raise InputError(f"--volume={text}: write it as /HOST/FOLDER:/FOLDER")
+    return text
+
+
+def container_script(spec: JobSpec, grace_seconds: int, volumes: Sequence[str] = ()) -> str:
     """What a host runs, as root: the container, started again after a stop, at most `restarts` times.
 
+    volumes: folders of the host that the job may read, 'HOST_FOLDER:FOLDER', both absolute.
     The script ends with the code of the last start. It stops at a code that says that another start
     would end in the same way (docs/runbook.md).
     """
@@ -244,6 +253,7 @@ def container_script(spec: JobSpec, grace_seconds: int) -> str:
         "--net=host",
         "--ulimit=memlock=-1",
         f"--stop-timeout={grace_seconds}",
+        *(f"--volume={volume}:ro" for volume in map(_volume, volumes)),
         *(f"--env={name}={value}" for name, value in spec.environment()),
         spec.image,
         *spec.command()[3:],

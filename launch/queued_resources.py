@@ -33,6 +33,9 @@ def define(values: flags.FlagValues) -> None:
     text("service_account", "", "That the hosts act as; it needs the bucket.", flag_values=values)
     text("network", "", "VPC network, if not the default one.", flag_values=values)
     text("subnetwork", "", "Subnetwork of it.", flag_values=values)
+    flags.DEFINE_multi_string(
+        "volume", [], "/HOST/FOLDER:/FOLDER that the job may read; repeat it.", flag_values=values
+    )
 
 
 def plan(spec: JobSpec, values: flags.FlagValues) -> Plan:
@@ -62,7 +65,7 @@ def plan(spec: JobSpec, values: flags.FlagValues) -> Plan:
         *capacity[spec.capacity],
         *optional(values, "service_account", "network", "subnetwork"),
         *((f"--valid-until-duration={values.valid_until}",) if values.valid_until else ()),
-        startup_script(spec, values.grace_seconds),
+        startup_script(job.container_script(spec, values.grace_seconds, values.volume)),
     )
     return Plan(
         start=(create,),
@@ -71,9 +74,8 @@ def plan(spec: JobSpec, values: flags.FlagValues) -> Plan:
     )
 
 
-def startup_script(spec: JobSpec, grace_seconds: int) -> str:
-    """The flag of gcloud that makes every host run the job when it boots."""
-    script = job.container_script(spec, grace_seconds)
+def startup_script(script: str) -> str:
+    """The flag of gcloud that makes every host run a script when it boots."""
     if _DELIMITER.strip("^") in script:
         raise InputError(f"an argument holds {_DELIMITER.strip('^')!r}: leave it out")
     return f"--metadata={_DELIMITER}startup-script={script}"

@@ -31,6 +31,9 @@ def define(values: flags.FlagValues) -> None:
     text("service_account", "", "That the hosts act as; it needs the bucket.", flag_values=values)
     text("network", "", "VPC network, if not the default one.", flag_values=values)
     text("subnetwork", "", "Subnetwork of it.", flag_values=values)
+    flags.DEFINE_multi_string(
+        "volume", [], "/HOST/FOLDER:/FOLDER that the job may read; repeat it.", flag_values=values
+    )
 
 
 def plan(spec: JobSpec, values: flags.FlagValues) -> Plan:
@@ -59,7 +62,8 @@ def plan(spec: JobSpec, values: flags.FlagValues) -> Plan:
         *capacity[spec.capacity],
         *optional(values, "service_account", "network", "subnetwork"),
     )
-    start = _on_hosts(node, spec, _unit(spec, values.grace_seconds))
+    script = job.container_script(spec, values.grace_seconds, values.volume)
+    start = _on_hosts(node, spec, _unit(spec, values.grace_seconds, script))
     stop = _on_hosts(node, spec, ("systemctl", "stop", spec.name))
     delete = (*verbs, "delete", node, *place, "--quiet")
     return Plan(
@@ -69,7 +73,7 @@ def plan(spec: JobSpec, values: flags.FlagValues) -> Plan:
     )
 
 
-def _unit(spec: JobSpec, grace_seconds: int) -> tuple[str, ...]:
+def _unit(spec: JobSpec, grace_seconds: int, script: str) -> tuple[str, ...]:
     """As a unit of systemd the job outlives the connection, and `systemctl stop` saves and ends it."""
     return (
         "systemd-run",
@@ -78,7 +82,7 @@ def _unit(spec: JobSpec, grace_seconds: int) -> tuple[str, ...]:
         f"--property=TimeoutStopSec={grace_seconds}",
         "bash",
         "-c",
-        job.container_script(spec, grace_seconds),
+        script,
     )
 
 

@@ -29,6 +29,9 @@ _PRIORITIES = ("very-low", "low", "medium", "high", "very-high")
 def define(values: flags.FlagValues) -> None:
     """Flags that only xpk has."""
     flags.DEFINE_string("cluster", None, "GKE cluster that xpk made.", flag_values=values)
+    flags.DEFINE_multi_string(
+        "storage", [], "Name from `xpk storage attach` (data sets); repeat it.", flag_values=values
+    )
     flags.DEFINE_enum("priority", "medium", _PRIORITIES, "In the queue.", flag_values=values)
 
 
@@ -38,6 +41,8 @@ def plan(spec: JobSpec, values: flags.FlagValues) -> Plan:
     if not cluster:
         raise InputError("give --cluster: the cluster that `xpk cluster create` made")
     job.check_name(spec.name, _MAX_NAME)
+    for name in values.storage:
+        job.check_name(name, flag="storage")
     capacity: tuple[str, ...] = ()
     if spec.capacity == "spot":
         capacity = ("--spot",)
@@ -61,6 +66,7 @@ def plan(spec: JobSpec, values: flags.FlagValues) -> Plan:
         f"--restart-on-exit-codes={codes}",
         f"--termination-grace-period-seconds={values.grace_seconds}",
         *capacity,
+        *(f"--storage={name}" for name in values.storage),
         *(f"--env={name}={value}" for name, value in spec.environment()),
         # exec: the shell around it would keep the SIGTERM of a preemption to itself.
         f"--command=exec {shlex.join(spec.command())}",

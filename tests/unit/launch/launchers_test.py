@@ -145,6 +145,9 @@ def test_a_slice_that_is_not_on_offer_is_refused(name):
         (tpu_vm.LAUNCHER, ["--slices=2"], "one TPU VM is one slice"),
         (tpu_vm.LAUNCHER, ["--node=Bad_Node"], "lower-case"),
         (tpu_vm.LAUNCHER, ["--grace_seconds=0"], "at least 1"),
+        (tpu_vm.LAUNCHER, ["--volume=data:/data"], "/HOST/FOLDER:/FOLDER"),
+        (queued_resources.LAUNCHER, ["--volume=/a:/b:rw"], "/HOST/FOLDER:/FOLDER"),
+        (xpk.LAUNCHER, ["--cluster=c", "--storage=My Data"], "--storage='My Data'"),
     ],
 )
 def test_a_launcher_says_what_it_cannot_do(launcher, extra, said, capsys):
