@@ -131,6 +131,8 @@ class QuestionStream:
     def metadata(self) -> dict[str, Any]:
         """What checkpoints depend on in the data: the encoders of both streams and their grid."""
         found = TokenSet(Path(self.tokens) / self.split, verify=False)
+        # What is wrong with the vocabulary's file is said before gigabytes of weights are read.
+        _ = self.backbone.tokenizer
         return {
             **token_metadata(found.encoder_digest, found.manifest["hop"]),
             "base_model": self.backbone.name,

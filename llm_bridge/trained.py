@@ -102,6 +102,8 @@ def load(
     path = resolve(model)
     saved = load_bridge(path, which=best_or_latest(path) if which is None else which)
     built = build_backbone(located(saved.backbone, str(path), weights, tokenizer), str(path))
+    # What is wrong with its file is said before gigabytes of weights are read.
+    _ = built.tokenizer
     saved.require(model_metadata(built, saved.lora))
     task = BridgeTask(built, lora=saved.lora)
     trained = saved.fitted(jax.eval_shape(task.init, jax.random.key(0)))

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -201,6 +202,8 @@ def _write(
             os.fsync(file.fileno())
     except BaseException:
         temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it holds features already
+            path.parent.rmdir()
         raise
     os.replace(temporary, path)
     return made, width

@@ -187,6 +187,12 @@ def test_another_encoder_is_refused_with_both_digests(folder, tmp_path):
         BridgeModel(load(other), LevelEncoder())  # type: ignore[arg-type]
 
 
+def test_a_bridge_of_another_grid_is_refused(folder, tmp_path):
+    other = of_another_encoder(folder, tmp_path / "other", hop=4000)
+    with pytest.raises(InputError, match="hop: 4000 -> 2560"):
+        BridgeModel(load(other), LevelEncoder())  # type: ignore[arg-type]
+
+
 def test_no_bridge_at_all_is_a_clear_error(tmp_path, monkeypatch):
     monkeypatch.setattr("llm_bridge.trained._SHIPPED", tmp_path)
     with pytest.raises(InputError, match="no trained bridge ships"):
@@ -229,6 +235,21 @@ def test_the_command_as_json_and_with_questions_line_by_line(
         monkeypatch.setattr("sys.stdin", file)
         assert command(recording, "--mics", MICS) == 0
     assert capsys.readouterr().out.splitlines()[:2] == ["yes", "yes"] and len(asked) == 3
+
+
+@pytest.mark.parametrize(
+    ("sound", "said"),
+    [
+        (SOUND[:, :0], "holds no audio (0 samples)"),
+        (np.tile(SOUND, 31), "--start 0 --seconds 30"),
+        (SOUND[:3], "3 channels"),
+    ],
+)
+def test_the_command_says_what_is_wrong_with_a_recording(command, tmp_path, capsys, sound, said):
+    soundfile.write(tmp_path / "room.wav", sound.T, SAMPLE_RATE, subtype="FLOAT")
+    assert command(str(tmp_path / "room.wav"), "--mics", MICS, LEFT) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("spatial-ask: error: ") and said in line
 
 
 def test_mistakes_end_with_code_2_and_one_line(command, recording, capsys):

@@ -52,12 +52,12 @@ def release(folder: Path) -> Path:
     )
 
 
-def of_another_encoder(released: Path, folder: Path) -> Path:
-    """The same release, said to be of another encoder."""
+def of_another_encoder(released: Path, folder: Path, **changes: int) -> Path:
+    """The same release, said to be of another encoder, or with other `changes` to its metadata."""
     shutil.copytree(released, folder)
     path = folder / "bridge.json"
     config = json.loads(path.read_text())
-    config["metadata"]["encoder_digest"] = "f" * 64
+    config["metadata"].update(changes or {"encoder_digest": "f" * 64})
     path.write_text(json.dumps(config))
     return folder
 

@@ -38,6 +38,15 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(module._PRESETS, "E4B", lambda **changes: sizes)
     monkeypatch.delenv("LLM_BRIDGE_WEIGHTS", raising=False)
     monkeypatch.delenv("LLM_BRIDGE_TOKENIZER", raising=False)
+    monkeypatch.setattr(module, "_tokenizer", _ReadsAny)
+
+
+class _ReadsAny:
+    """In place of a vocabulary: knows of its file only whether it should be there."""
+
+    def __init__(self, path: str) -> None:
+        if "damaged" in path:
+            raise InputError(f"{path} lacks ids that the soft tokens need")
 
 
 @pytest.fixture
@@ -75,6 +84,9 @@ def test_its_user_says_where_the_weights_are(
         assert isinstance(table, jax.Array) and table.shape == (CONFIG.vocabulary, CONFIG.width)
     with pytest.raises(InputError, match=r"nowhere does not exist"):
         load(released, weights="nowhere")
+    # The vocabulary is looked at first: weights take minutes to read.
+    with pytest.raises(InputError, match="lacks ids that the soft tokens need"):
+        load(released, weights="nowhere", tokenizer="damaged.model")
 
 
 def test_other_weights_are_refused_with_both_digests(released: Path, tmp_path: Path) -> None:
