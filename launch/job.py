@@ -249,6 +249,7 @@ def container_script(spec: JobSpec, grace_seconds: int, volumes: Sequence[str] =
         "docker",
         "run",
         f"--name={spec.name}",
+        "--init",  # as process 1 the job itself would not hear a SIGTERM while it compiles
         "--privileged",
         "--net=host",
         "--ulimit=memlock=-1",

@@ -120,7 +120,8 @@ def _collect(folder: Path, values: flags.FlagValues) -> int:
 
 def _launch(given: Given, points: Sequence[Point]) -> int:
     """Prints or submits one job for each point, after all of them were checked."""
-    values, commands = given.values, []
+    values = given.values
+    commands: list[submit.Command] = []
     if not values["name"].value:
         raise InputError("give --name: what the names of the jobs begin with")
     launcher = LAUNCHERS[values.launcher]

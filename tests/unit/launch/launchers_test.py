@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from launch import job, queued_resources, submit, tpu_vm, xpk
+from launch import job, modes, queued_resources, submit, sweep, tpu_vm, xpk
 from spatial_core.errors import InputError
 
 ROOT = Path(__file__).parents[3]
@@ -263,3 +263,39 @@ def test_help_shows_an_example_and_every_flag():
     assert done.returncode == 0 and done.stderr == ""
     assert "python -m launch.xpk --cluster=my-cluster" in done.stdout
     assert "--restarts" in done.stdout and "--priority" in done.stdout
+
+
+def _docs_commands() -> list[str]:
+    """The commands of docs/launch.md that start a launcher."""
+    text = (ROOT / "docs" / "launch.md").read_text(encoding="utf-8")
+    blocks = "\n".join(re.findall(r"```bash\n(.*?)```", text, re.DOTALL))
+    found = re.findall(r"^python -m launch\.(?:\\\n|.)*", blocks, re.MULTILINE)
+    return [command.replace("\\\n", " ") for command in found]
+
+
+def test_the_commands_of_the_docs_do_what_they_say(capsys):
+    commands = _docs_commands()
+    kinds = {shlex.split(command)[2] for command in commands}
+    assert kinds == {"launch.xpk", "launch.queued_resources", "launch.tpu_vm", "launch.sweep"}
+    for command in commands:
+        words = shlex.split(command)[2:]
+        if words[0] == "launch.sweep":
+            given = sweep._parse(words)
+            assert given.values.collect or sweep._points(given.values)
+        else:
+            assert make.plan(command).start
+
+
+def test_the_output_in_the_docs_is_that_of_the_golden_file():
+    text = (ROOT / "docs" / "launch.md").read_text(encoding="utf-8")
+    golden = (ROOT / "tests" / "golden" / "launch" / "xpk_v5p_128_spot.txt").read_text()
+    command, printed = golden.split("\n\n")[:2]
+    assert command.removeprefix("$ ") in text and printed in text
+
+
+def test_the_runbook_explains_every_exit_code():
+    page = (ROOT / "docs" / "runbook.md").read_text(encoding="utf-8")
+    table = page.split("\n\n")[2]
+    told = {int(code) for code in re.findall(r"^\| (\d+) \|", table, re.MULTILINE)}
+    known = {value for name, value in vars(modes).items() if name.startswith("EXIT_")}
+    assert known | {0, 1} <= told and set(job.RESTART_CODES) <= told
