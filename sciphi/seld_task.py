@@ -234,13 +234,6 @@ class SeldStream:
             )
         return np.array(kept)
 
-    @property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shape of each field that depends on this stream's settings."""
-        scenes = self.data.scenes
-        frames = int(scenes.seconds * FOA_RATE + 0.5) // HOP
-        return {"features": (self.batch_size, MAPS, frames, MELS)}
-
     def order(self, epoch: int) -> NDArray[np.int64]:
         """Scenes of a pass in the order in which they are shown."""
         if not self.shuffle:
