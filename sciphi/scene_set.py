@@ -12,7 +12,8 @@ import threading
 from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,16 @@ from sciphi.records import FOA_RATE, Scene, SceneTruth
 from sciphi.scene_record import decode, decode_truth, encode
 from sciphi.scenes import FoaSceneConfig, FoaScenes
 from spatial_core.config import resolved
-from spatial_core.data import shards
+from spatial_core.data import making, shards
+from spatial_core.data.budget import BadRecords
 from spatial_core.data.layouts import check_split
-from spatial_core.data.shards import Progress, Report, Shard, json_digest
+from spatial_core.data.making import Engine, Made, Shards, ShardWork
+from spatial_core.data.shards import Progress, Shard, json_digest
 from spatial_core.errors import InputError
+from spatial_core.io import places
 
 NAME = "manifest.json"
+_PREFIX = "scenes"
 FORMAT = "sciphi scene set"
 VERSION = 1
 MAX_SHARDS = 10**5
@@ -111,20 +116,22 @@ class SceneSetConfig:
 
 
 def export_scenes(
-    config: SceneSetConfig, directory: str | Path, progress: Progress = print
+    config: SceneSetConfig,
+    directory: str | Path,
+    progress: Progress = print,
+    engine: Engine = making.make_here,
 ) -> dict[str, Manifest]:
     """Write every split's scenes into `directory`/split, or finish that: whole shards are kept.
 
-    progress: called with a line of text every few seconds. Raises InputError before anything is
-    written when material is missing, or a folder holds scenes of another configuration.
+    progress: called with a line of text every few seconds. engine: what calls `making.make_shard` for
+    each shard; directory may be in a bucket. Raises InputError before anything is written when material
+    is missing, or a folder holds scenes of another configuration.
     """
+    root = places.place(directory)
     opened = {split: FoaScenes(config.scenes, config.seed, split) for split in config.counts}
-    plans = {
-        split: _plan(config, scenes, Path(directory) / split) for split, scenes in opened.items()
-    }
+    plans = {split: _plan(config, scenes, root / split) for split, scenes in opened.items()}
     return {
-        split: _export(scenes, plans[split], Path(directory) / split, config, progress)
-        for split, scenes in opened.items()
+        split: _export(plans[split], root / split, config, progress, engine) for split in opened
     }
 
 
@@ -138,8 +145,9 @@ def found(config: SceneSetConfig, directory: str | Path) -> dict[str, str]:
     words = {}
     for split in config.counts:
         words[split] = "fresh"
-        if (Path(directory) / split / NAME).exists():
-            manifest = load(Path(directory) / split)
+        folder = places.place(directory) / split
+        if (folder / NAME).exists():
+            manifest = load(folder)
             words[split] = f"{len(manifest.shards)} of its {manifest.num_shards} shards are there"
     return words
 
@@ -246,7 +254,7 @@ def load(folder: Path) -> Manifest:
 
 
 def _shard_name(number: int, count: int) -> str:
-    return f"scenes-{number:05d}-of-{count:05d}.arrayrecord"
+    return f"{_PREFIX}-{number:05d}-of-{count:05d}.arrayrecord"
 
 
 def _plan(config: SceneSetConfig, scenes: FoaScenes, folder: Path) -> Manifest:
@@ -287,45 +295,46 @@ def _plan(config: SceneSetConfig, scenes: FoaScenes, folder: Path) -> Manifest:
 
 
 def _export(
-    scenes: FoaScenes, manifest: Manifest, folder: Path, config: SceneSetConfig, progress: Progress
+    manifest: Manifest, folder: Path, config: SceneSetConfig, progress: Progress, engine: Engine
 ) -> Manifest:
-    folder.mkdir(parents=True, exist_ok=True)
-    report = Report(manifest.count, f"scenes of {manifest.split}", progress)
-    for number in range(manifest.num_shards):
-        name = _shard_name(number, manifest.num_shards)
-        first = number * config.shard_size
-        indices = range(first, min(first + config.shard_size, manifest.count))
-        if name in manifest.shards:
-            fault = shards.shard_fault(folder, name, manifest.shards[name])
-            if fault is None:
-                report.kept(len(indices))
-                continue
-            progress(f"{fault}: made again")
-        shards.write_shard(folder / name, _records(scenes, indices, config, report))
-        shard = shards.describe_shard(folder / name, len(indices))
-        manifest = dataclasses.replace(manifest, shards={**manifest.shards, name: shard})
-        shards.write_json(folder / NAME, manifest.to_json())
-    report.done(folder)
-    return manifest
+    work = ShardWork(
+        what=f"scenes of {manifest.split}",
+        prefix=_PREFIX,
+        count=manifest.count,
+        shard_size=config.shard_size,
+        open=partial(_SceneMaker, config, manifest.split),
+    )
+    making.folder_of(folder)
+
+    def save(done: Shards) -> None:
+        shards.write_json(folder / NAME, replace(manifest, shards=done).to_json())
+
+    return replace(manifest, shards=engine(work, folder, manifest.shards, save, progress))
 
 
-def _records(
-    scenes: FoaScenes, indices: range, config: SceneSetConfig, report: Report
-) -> Iterator[bytes]:
-    """The records of a shard in order; each thread makes the scenes of one room after the other."""
-    rooms: dict[int, list[int]] = {}
-    for index in indices:
-        rooms.setdefault(index // config.scenes.scenes_per_room, []).append(index)
+class _SceneMaker:
+    """Simulates the scenes of a split; threads: None for what the configuration says."""
 
-    def made(members: list[int]) -> list[bytes]:
-        return [encode(scenes(index)) for index in members]
+    def __init__(self, config: SceneSetConfig, split: str, threads: int | None = None) -> None:
+        self._scenes = FoaScenes(config.scenes, config.seed, split)
+        self._threads = threads or config.threads
 
-    with ThreadPoolExecutor(config.threads) as pool:
-        waiting = list(rooms.values())[::-1]
-        ahead: deque[Future[list[bytes]]] = deque()
-        while waiting or ahead:
-            while waiting and len(ahead) < 2 * config.threads:
-                ahead.append(pool.submit(made, waiting.pop()))
-            records = ahead.popleft().result()
-            yield from records
-            report.made(len(records))
+    def records(self, indices: range, bad: BadRecords, made: Made) -> Iterator[bytes]:
+        """The records in order; each thread makes the scenes of one room after the other."""
+        del bad  # a scene that cannot be made is an error
+        rooms: dict[int, list[int]] = {}
+        for index in indices:
+            rooms.setdefault(index // self._scenes.config.scenes_per_room, []).append(index)
+
+        def of_room(members: list[int]) -> list[bytes]:
+            return [encode(self._scenes(index)) for index in members]
+
+        with ThreadPoolExecutor(self._threads) as pool:
+            waiting = list(rooms.values())[::-1]
+            ahead: deque[Future[list[bytes]]] = deque()
+            while waiting or ahead:
+                while waiting and len(ahead) < 2 * self._threads:
+                    ahead.append(pool.submit(of_room, waiting.pop()))
+                records = ahead.popleft().result()
+                yield from records
+                made(len(records))

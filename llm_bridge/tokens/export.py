@@ -12,18 +12,22 @@ import math
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from llm_bridge.tokens import manifest as manifests
 from llm_bridge.tokens.clips import Clips, Source
 from llm_bridge.tokens.encode import encode_clips, encoder_digest
-from llm_bridge.tokens.manifest import Manifest, shard_name
-from phasecoder.pretrained import Encoder, load
-from spatial_core.data import shards
+from llm_bridge.tokens.manifest import Manifest
+from phasecoder.pretrained import load
+from spatial_core.data import making
+from spatial_core.data.budget import BadRecords
+from spatial_core.data.making import Engine, Made, Shards, ShardWork
 from spatial_core.data.records import HOP, SAMPLE_RATE, WINDOW
-from spatial_core.data.shards import Progress, Report
+from spatial_core.data.shards import Progress
 from spatial_core.errors import InputError
+from spatial_core.io import places
 
 TOKEN_WIDTH = 256
 _BLOCK_SECONDS = 96.0
@@ -62,25 +66,27 @@ class ExportConfig:
 
 
 def export_tokens(
-    config: ExportConfig, directory: str | Path, progress: Progress = print
+    config: ExportConfig,
+    directory: str | Path,
+    progress: Progress = print,
+    engine: Engine = making.make_here,
 ) -> dict[str, Manifest]:
     """Export every source into `directory`/name, or finish that: whole shards are kept.
 
-    progress: called with a line of text every few seconds. Raises InputError before anything is
-    written when a source cannot be read, or a folder holds tokens of another configuration.
+    progress: called with a line of text every few seconds. engine: what calls `making.make_shard` for
+    each shard; directory may be in a bucket. Raises InputError before anything is written when a source
+    cannot be read, or a folder holds tokens of another configuration.
     """
     encoder = load(config.encoder)
     opened = {name: source.open() for name, source in config.sources.items()}
-    folders = {name: Path(directory) / name for name in opened}
+    folders = {name: places.place(directory) / name for name in opened}
     name_and_digest = {"name": encoder.name, "digest": encoder_digest(encoder)}
     plans = {
         name: _plan(clips, name_and_digest, config.shard_size, folders[name])
         for name, clips in opened.items()
     }
-    threads = config.threads or os.cpu_count() or 1
     return {
-        name: _export(clips, encoder, plans[name], folders[name], config, threads, progress)
-        for name, clips in opened.items()
+        name: _export(name, plans[name], folders[name], config, progress, engine) for name in opened
     }
 
 
@@ -99,7 +105,7 @@ def found(config: ExportConfig, directory: str | Path) -> dict[str, str]:
     words = {}
     for name in config.sources:
         words[name] = "fresh"
-        folder = Path(directory) / name
+        folder = places.place(directory) / name
         if (folder / manifests.NAME).exists():
             manifest = manifests.load(folder)
             words[name] = f"{len(manifest.shards)} of its {manifest.num_shards} shards are there"
@@ -132,47 +138,48 @@ def _plan(clips: Clips, encoder: dict[str, str], shard_size: int, folder: Path) 
 
 
 def _export(
-    clips: Clips,
-    encoder: Encoder,
+    name: str,
     manifest: Manifest,
     folder: Path,
     config: ExportConfig,
-    threads: int,
     progress: Progress,
+    engine: Engine,
 ) -> Manifest:
-    folder.mkdir(parents=True, exist_ok=True)
-    report = Report(clips.count, "clips", progress)
-    for number in range(manifest.num_shards):
-        name = shard_name(number, manifest.num_shards)
-        first = number * config.shard_size
-        indices = range(first, min(first + config.shard_size, clips.count))
-        if name in manifest.shards:
-            fault = shards.shard_fault(folder, name, manifest.shards[name])
-            if fault is None:
-                report.kept(len(indices))
-                continue
-            progress(f"{fault}: made again")
-        records = _records(clips, encoder, indices, threads, report)
-        shards.write_shard(folder / name, records)
-        shard = shards.describe_shard(folder / name, len(indices))
-        manifest = manifest.with_shard(name, shard)
-        manifests.save(manifest, folder)
-    report.done(folder)
-    return manifest
+    work = ShardWork(
+        what="clips",
+        prefix=manifests.PREFIX,
+        count=manifest.count,
+        shard_size=config.shard_size,
+        open=partial(_TokenMaker, config, name),
+    )
+    making.folder_of(folder)
+
+    def save(done: Shards) -> None:
+        manifests.save(replace(manifest, shards=done), folder)
+
+    return replace(manifest, shards=engine(work, folder, manifest.shards, save, progress))
 
 
-def _records(
-    clips: Clips, encoder: Encoder, indices: range, threads: int, report: Report
-) -> Iterator[bytes]:
-    """The records of a shard, in order; the next clips are made while the encoder is at work."""
-    size = max(2, int(_BLOCK_SECONDS / clips.longest))
-    blocks = [indices[start : start + size] for start in range(0, len(indices), size)]
-    with ThreadPoolExecutor(threads) as pool:
-        ahead = [pool.submit(clips.clip, index) for index in blocks[0]]
-        for number, block in enumerate(blocks):
-            ready = [future.result() for future in ahead]
-            following = blocks[number + 1] if number + 1 < len(blocks) else ()
-            ahead = [pool.submit(clips.clip, index) for index in following]
-            for record in encode_clips(encoder, ready):
-                yield record.encode()
-            report.made(len(block))
+class _TokenMaker:
+    """Encodes the clips of a source; threads that simulate: None for what the configuration says."""
+
+    def __init__(self, config: ExportConfig, name: str, threads: int | None = None) -> None:
+        self._encoder = load(config.encoder)
+        self._clips = config.sources[name].open()
+        self._threads = threads or config.threads or os.cpu_count() or 1
+
+    def records(self, indices: range, bad: BadRecords, made: Made) -> Iterator[bytes]:
+        """The records in order; the next clips are made while the encoder is at work."""
+        del bad  # a clip that cannot be made is an error
+        clips = self._clips
+        size = max(2, int(_BLOCK_SECONDS / clips.longest))
+        blocks = [indices[start : start + size] for start in range(0, len(indices), size)]
+        with ThreadPoolExecutor(self._threads) as pool:
+            ahead = [pool.submit(clips.clip, index) for index in blocks[0]]
+            for number, block in enumerate(blocks):
+                ready = [future.result() for future in ahead]
+                following = blocks[number + 1] if number + 1 < len(blocks) else ()
+                ahead = [pool.submit(clips.clip, index) for index in following]
+                for record in encode_clips(self._encoder, ready):
+                    yield record.encode()
+                made(len(block))

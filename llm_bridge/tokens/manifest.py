@@ -14,6 +14,7 @@ from spatial_core.data.shards import Shard, json_digest, read_manifest, write_js
 from spatial_core.errors import InputError
 
 NAME = "manifest.json"
+PREFIX = "tokens"
 FORMAT = "llm_bridge token set"
 VERSION = 1
 MAX_SHARDS = 10**5
@@ -101,7 +102,7 @@ class Manifest:
 
 def shard_name(number: int, shards: int) -> str:
     """File name of a shard."""
-    return f"tokens-{number:05d}-of-{shards:05d}.arrayrecord"
+    return f"{PREFIX}-{number:05d}-of-{shards:05d}.arrayrecord"
 
 
 def save(manifest: Manifest, folder: Path) -> None:

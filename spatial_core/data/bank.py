@@ -14,20 +14,23 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numba
 import numpy as np
 
-from spatial_core.data import bank_manifest, bank_record, shards
+from spatial_core.data import bank_manifest, bank_record, making, shards
 from spatial_core.data.bank_manifest import Manifest
 from spatial_core.data.budget import BadRecords
 from spatial_core.data.groups import Groups, GroupSource, SimulatedGroups, first_good, stack_groups
+from spatial_core.data.making import Engine, Made, Shards, ShardWork
 from spatial_core.data.pipeline import CropStream, build_simulator
 from spatial_core.data.seeds import generator
-from spatial_core.data.shards import Progress, Report
+from spatial_core.data.shards import Progress
 from spatial_core.errors import InputError
 from spatial_core.geometry.arrays import MicArray, load_array
+from spatial_core.io import places
 from spatial_core.sim.rir import RirSimulator
 from spatial_core.sim.scene import SceneConfig, SceneSpec
 
@@ -78,40 +81,34 @@ class BankConfig:
 
 
 def generate_bank(
-    config: BankConfig, out_dir: str | Path, resume: bool = True, progress: Progress = print
+    config: BankConfig,
+    out_dir: str | Path,
+    resume: bool = True,
+    progress: Progress = print,
+    engine: Engine = making.make_here,
 ) -> Manifest:
     """Make a bank, or finish one: shards that are there and whole are kept.
 
-    progress: called with a line of text every few seconds. Raises InputError when out_dir holds a
-    bank of another configuration, or any bank and `resume` is False; DataBudgetError when too many
-    scenes fail.
+    progress: called with a line of text every few seconds. engine: what calls `making.make_shard` for
+    each shard; out_dir may be in a bucket. Raises InputError when out_dir holds a bank of another
+    configuration, or any bank and `resume` is False; DataBudgetError when too many scenes fail.
     """
-    folder = Path(out_dir)
-    simulator = build_simulator(config.simulator)
-    manifest = _start(config, folder, simulator, resume)
-    report = Report(config.count, "rooms", progress)
-    bad = BadRecords(config.max_bad_records)
-    source = SimulatedGroups(
-        config.scene, simulator, config.seed, config.split, config.scene.padded_mics, bad
+    folder = places.place(out_dir)
+    manifest = _start(config, folder, build_simulator(config.simulator), resume)
+    work = ShardWork(
+        what="rooms",
+        prefix=bank_manifest.PREFIX,
+        count=config.count,
+        shard_size=config.shard_size,
+        open=partial(_BankMaker, config),
+        max_bad_records=config.max_bad_records,
     )
-    for number in range(config.num_shards):
-        name = bank_manifest.shard_name(number, config.num_shards)
-        first = number * config.shard_size
-        indices = range(first, min(first + config.shard_size, config.count))
-        if name in manifest.shards:
-            fault = shards.shard_fault(folder, name, manifest.shards[name])
-            if fault is None:
-                report.kept(len(indices))
-                continue
-            progress(f"{fault}: made again")
-        before = set(bad.reasons)
-        _write_shard(source, config.threads, folder / name, indices, report)
-        replaced = tuple(sorted(set(bad.reasons) - before))
-        shard = shards.describe_shard(folder / name, len(indices), replaced)
-        manifest = manifest.with_shard(name, shard)
-        bank_manifest.save(manifest, folder)
-    report.done(folder)
-    return manifest
+    making.folder_of(folder)
+
+    def save(done: Shards) -> None:
+        bank_manifest.save(replace(manifest, shards=done), folder)
+
+    return replace(manifest, shards=engine(work, folder, manifest.shards, save, progress))
 
 
 def _start(config: BankConfig, folder: Path, simulator: RirSimulator, resume: bool) -> Manifest:
@@ -119,10 +116,7 @@ def _start(config: BankConfig, folder: Path, simulator: RirSimulator, resume: bo
         config.scene, simulator, config.count, config.seed, config.split, config.shard_size
     )
     if not (folder / bank_manifest.NAME).exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        manifest = Manifest(wanted, simulator.taps, simulator.lead, config.num_shards, {})
-        bank_manifest.save(manifest, folder)
-        return manifest
+        return Manifest(wanted, simulator.taps, simulator.lead, config.num_shards, {})
     if not resume:
         raise InputError(f"{folder} holds a bank already: choose another folder, or resume it")
     manifest = bank_manifest.load(folder)
@@ -130,23 +124,28 @@ def _start(config: BankConfig, folder: Path, simulator: RirSimulator, resume: bo
     return manifest
 
 
-def _write_shard(
-    source: GroupSource, threads: int | None, path: Path, indices: range, report: Report
-) -> None:
-    def make(part: range) -> list[bytes]:
-        return _records(source.groups(part))
+class _BankMaker:
+    """Simulates the rooms of a bank; threads: None for what the configuration says."""
 
-    def records(pool: ThreadPoolExecutor, threads: int) -> Iterator[bytes]:
-        for start in range(0, len(indices), _SLICE * threads):
-            block = indices[start : start + _SLICE * threads]
-            parts = [block[i : i + _SLICE] for i in range(0, len(block), _SLICE)]
-            for made in pool.map(make, parts):
-                yield from made
-            report.made(len(block))
+    def __init__(self, config: BankConfig, threads: int | None = None) -> None:
+        self._config = config
+        self._simulator = build_simulator(config.simulator)
+        self._threads = threads or config.threads or numba.get_num_threads()
 
-    threads = threads or numba.get_num_threads()
-    with ThreadPoolExecutor(threads) as pool:
-        shards.write_shard(path, records(pool, threads))
+    def records(self, indices: range, bad: BadRecords, made: Made) -> Iterator[bytes]:
+        """The records of these rooms, made in parts side by side."""
+        config, threads = self._config, self._threads
+        scene = config.scene
+        source = SimulatedGroups(
+            scene, self._simulator, config.seed, config.split, scene.padded_mics, bad
+        )
+        with ThreadPoolExecutor(threads) as pool:
+            for start in range(0, len(indices), _SLICE * threads):
+                block = indices[start : start + _SLICE * threads]
+                parts = [block[i : i + _SLICE] for i in range(0, len(block), _SLICE)]
+                for records in pool.map(lambda part: _records(source.groups(part)), parts):
+                    yield from records
+                made(len(block))
 
 
 def _records(groups: Groups) -> list[bytes]:

@@ -20,6 +20,7 @@ from spatial_core.sim.rooms import RoomConfig
 from spatial_core.sim.scene import SceneConfig
 
 NAME = "manifest.json"
+PREFIX = "rirs"
 FORMAT = "spatial_core room response bank"
 VERSION = 1
 _MAX_TAPS = 2**20
@@ -123,7 +124,7 @@ def describe(
 
 def shard_name(number: int, shards: int) -> str:
     """File name of a shard."""
-    return f"rirs-{number:05d}-of-{shards:05d}.arrayrecord"
+    return f"{PREFIX}-{number:05d}-of-{shards:05d}.arrayrecord"
 
 
 def _shard_names(shards: int) -> set[str]:

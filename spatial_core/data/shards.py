@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
+import tempfile
 import time
+import uuid
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +18,7 @@ from typing import Any
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
 from spatial_core.errors import InputError
+from spatial_core.io import places
 
 _MAX_MANIFEST = 64 * 2**20
 
@@ -49,7 +53,7 @@ def json_digest(value: Any) -> str:
 
 def describe_shard(path: Path, records: int, replaced: tuple[str, ...] = ()) -> Shard:
     """The entry of a finished file."""
-    return Shard(records, path.stat().st_size, digest(path), replaced)
+    return Shard(records, places.size(path), digest(path), replaced)
 
 
 def shard_fault(folder: Path, name: str, shard: Shard) -> str | None:
@@ -57,33 +61,45 @@ def shard_fault(folder: Path, name: str, shard: Shard) -> str | None:
     path = folder / name
     if not path.is_file():
         return f"{name} is missing"
-    if path.stat().st_size != shard.bytes:
-        return f"{name} has {path.stat().st_size} bytes, not {shard.bytes}"
+    if (size := places.size(path)) != shard.bytes:
+        return f"{name} has {size} bytes, not {shard.bytes}"
     if digest(path) != shard.sha256:
         return f"{name} differs from its checksum"
     return None
 
 
-def write_shard(path: Path, records: Iterable[bytes]) -> int:
-    """Write one file under a temporary name, then move it into place; returns its records.
+def write_shard(path: Path, records: Iterable[bytes]) -> Shard:
+    """Write one file under a name that no other writer has, then move it into place.
 
-    Nothing is left behind when `records` raises.
+    The folder may be in a bucket. Nothing is left behind when `records` raises.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
-    writer = ArrayRecordWriter(str(temporary), _WRITER_OPTIONS)
+    with contextlib.ExitStack() as stack:
+        folder = path.parent
+        if places.is_remote(path):
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="shard-")))
+        temporary = folder / f".{path.name}.{uuid.uuid4().hex[:12]}.tmp"
+        try:
+            shard = describe_shard(temporary, _write(temporary, records))
+            if places.is_remote(path):
+                places.upload(temporary, path)
+            else:
+                os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    return shard
+
+
+def _write(path: Path, records: Iterable[bytes]) -> int:
+    writer = ArrayRecordWriter(str(path), _WRITER_OPTIONS)
     count = 0
     try:
         for record in records:
             writer.write(record)
             count += 1
-    except BaseException:
+    finally:
         writer.close()
-        temporary.unlink(missing_ok=True)
-        raise
-    writer.close()
-    with temporary.open("rb+") as file:
+    with path.open("rb+") as file:
         os.fsync(file.fileno())
-    os.replace(temporary, path)
     return count
 
 
@@ -102,9 +118,7 @@ def open_shard(path: Path, shard: Shard, again: str) -> ArrayRecordReader:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write indented JSON; a reader sees the old file or the new one, never a part."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    places.write_whole(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 class Report:
@@ -155,10 +169,8 @@ def read_manifest(path: Path, what: str, name: str, version: int, again: str) ->
         raise InputError(
             f"{path.parent} holds no {what} (no {path.name}): {again}, or correct the folder"
         )
-    if path.stat().st_size > _MAX_MANIFEST:
-        raise InputError(
-            f"{path} has {path.stat().st_size} bytes: it is not a manifest of a {what}"
-        )
+    if (size := places.size(path)) > _MAX_MANIFEST:
+        raise InputError(f"{path} has {size} bytes: it is not a manifest of a {what}")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:

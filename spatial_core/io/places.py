@@ -21,6 +21,8 @@ from spatial_core.errors import InputError
 _UPLOAD_SECONDS = 20.0
 """A file of a bucket that grows is written anew at most this often (a bucket allows about once a second)."""
 
+_COPIED_AT_ONCE = 16 * 2**20
+
 
 def is_remote(path: str | os.PathLike[str]) -> bool:
     """Whether a place is in a bucket."""
@@ -89,6 +91,18 @@ def write_whole(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
+
+
+def size(path: Path) -> int:
+    """Bytes of a file."""
+    found: Any = path.stat()
+    return int(found.length if is_remote(path) else found.st_size)
+
+
+def upload(source: Path, target: Path) -> None:
+    """Copies a file of this machine to a bucket, in parts: it may be larger than the memory."""
+    with source.open("rb") as local, target.open("wb") as remote:
+        shutil.copyfileobj(local, remote, _COPIED_AT_ONCE)
 
 
 def remove_folder(folder: Path) -> None:
