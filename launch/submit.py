@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib
 import shlex
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ from absl import flags
 from launch import job
 from launch.job import JobSpec
 from launch.modes import EXIT_INPUT
+from spatial_core.config.bindings import near
 from spatial_core.errors import InputError
 
 Command = tuple[str, ...]
@@ -145,11 +147,16 @@ def spec(given: Given, name: str, workdir: str, overrides: Sequence[str] = ()) -
 
 
 def check_settings(spec: JobSpec) -> None:
-    """InputError for a gin name that nobody knows, as the job itself would say after minutes of waiting."""
+    """InputError for a flag or a gin name that nobody knows, as the job itself would say, minutes later."""
     from launch import configurables
     from launch.modes import ROOTS
     from spatial_core.config import gin_setup
 
+    importlib.import_module("launch.main")  # it defines its flags
+    for argument in spec.arguments:
+        name = argument.removeprefix("--").partition("=")[0]
+        if name not in flags.FLAGS and name.removeprefix("no") not in flags.FLAGS:
+            raise InputError(f"launch.main has no flag --{name}{near(name, flags.FLAGS)}")
     if any(name.startswith("/") for name in spec.gin_files):
         return  # they are in the image only
     configurables.register_all()

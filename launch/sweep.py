@@ -164,14 +164,17 @@ def _run_all(given: Given, points: Sequence[Point]) -> int:
             continue
         print(f"{what}: starting", flush=True)
         begin = time.monotonic()
-        code = _run_one(_command(given, point, folder / point.name))
-        if code in _STOPPED or code < 0:
-            print(f"{what}: stopped; the same command goes on", file=sys.stderr)
-            return code if code > 0 else 128 - code
-        sweep_points.finish(folder / point.name, code, time.monotonic() - begin)
-        if code:
-            print(f"{what}: failed with exit code {code} (docs/runbook.md)", file=sys.stderr)
-            failed = failed or code
+        code, asked = _run_one(_command(given, point, folder / point.name))
+        if code in _STOPPED:
+            asked = asked or code
+        else:
+            sweep_points.finish(folder / point.name, code, time.monotonic() - begin)
+            if code:
+                print(f"{what}: failed with exit code {code} (docs/runbook.md)", file=sys.stderr)
+                failed = failed or code
+        if asked:
+            print(f"stopped in {what}; the same command goes on", file=sys.stderr)
+            return asked
     return failed
 
 
@@ -186,21 +189,26 @@ def _command(given: Given, point: Point, workdir: Path) -> list[str]:
     ]
 
 
-def _run_one(command: Sequence[str]) -> int:
-    """Runs a child to its end; a SIGTERM goes on to it, a Ctrl-C reaches it without us. Its exit code,
-    negative for a signal."""
-    child = subprocess.Popen(command)
+def _run_one(command: Sequence[str]) -> tuple[int, int]:
+    """Runs a child to its end: its exit code, and the one to stop with (0: go on).
+
+    A SIGTERM goes on to the child; a Ctrl-C reaches it without us. It may have been in its last step.
+    """
+    child, asked = subprocess.Popen(command), 0
 
     def forward(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        asked = EXIT_TERMINATED
         child.send_signal(number)
 
     previous = signal.signal(signal.SIGTERM, forward)
     try:
         while True:
             try:
-                return child.wait()
+                code = child.wait()
+                return code if code >= 0 else 128 - code, asked  # a signal, as a shell counts it
             except KeyboardInterrupt:  # the child got it too, saves and ends
-                continue
+                asked = EXIT_INTERRUPTED
     finally:
         signal.signal(signal.SIGTERM, previous)
 

@@ -162,6 +162,12 @@ def test_a_gin_name_that_nobody_knows_is_refused_before_anything_starts(capsys):
     assert "did you mean 'steps'" in capsys.readouterr().err
 
 
+def test_a_flag_that_the_job_would_not_know_is_refused(capsys):
+    argv = [*ARGV, "--cluster=c", "--", "--compile_cahce=gs://my-bucket/cache"]
+    assert submit.main(xpk.LAUNCHER, argv) == 2
+    assert "no flag --compile_cahce; did you mean 'compile_cache'?" in capsys.readouterr().err
+
+
 def test_a_missing_tool_is_named_with_the_way_to_it(monkeypatch, capsys):
     monkeypatch.setattr(shutil, "which", lambda tool: None)
     assert submit.main(xpk.LAUNCHER, [*ARGV, "--cluster=c", "--nocheck", "--submit"]) == 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -95,7 +96,8 @@ def runs(monkeypatch):
         seed = int(command[-2].rpartition("=")[2])
         lines = [{"step": 1, "loss": 9.0}, {"step": 2, "loss": 2.0 + seed, "validation/mae": "nan"}]
         (workdir / "metrics.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
-        return codes.pop(0) if codes else 0
+        code = codes.pop(0) if codes else 0
+        return code if isinstance(code, tuple) else (code, 0)
 
     monkeypatch.setattr(sweep, "_run_one", run_one)
     return commands, codes
@@ -120,6 +122,14 @@ def test_a_sweep_goes_on_where_it_was_stopped(tmp_path, runs, capsys):
     assert sweep.main(argv) == 0 and len(commands) == 5
     more = [*argv[:-2], "--grid=TrainConfig.seed=0,1,2", argv[-1]]
     assert sweep.main(more) == 0 and len(commands) == 7
+
+
+def test_a_stop_that_comes_in_the_last_step_of_a_run_ends_the_sweep_after_it(tmp_path, runs):
+    commands, codes = runs
+    codes[:] = [(0, 75)]
+    argv = [*ARGV, *GRID, f"--workdir={tmp_path}"]
+    assert sweep.main(argv) == 75 and len(commands) == 1
+    assert sweep.main(argv) == 0 and len(commands) == 4
 
 
 def test_a_failure_is_told_at_the_end_and_the_others_run(tmp_path, runs, capsys):
@@ -198,7 +208,15 @@ def test_a_launcher_gets_one_job_for_each_point(capsys):
     )
 
 
-def test_a_child_is_waited_for_and_its_code_returned():
-    import sys
+@pytest.mark.parametrize(("number", "asked"), [(None, 0), ("SIGTERM", 75)])
+def test_a_stop_is_handed_to_the_child_and_its_end_awaited(number, asked):
+    program = "import os, signal, sys, time\nsignal.signal(15, lambda *a: sys.exit(4))\n"
+    program += (
+        f"os.kill(os.getppid(), signal.{number})\ntime.sleep(60)" if number else "sys.exit(4)"
+    )
+    assert sweep._run_one([sys.executable, "-c", program]) == (4, asked)
 
-    assert sweep._run_one([sys.executable, "-c", "import sys; sys.exit(4)"]) == 4
+
+def test_a_killed_child_has_the_code_that_a_shell_gives_it():
+    program = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    assert sweep._run_one([sys.executable, "-c", program]) == (137, 0)
