@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Safetensors files of Hugging Face into our parameters: names and shapes first, then one tensor at a time.
+"""Weight files into our parameters: names and shapes first, then one tensor at a time.
 
 Tensors are cast and, when shardings are given, put onto the devices as soon as a stack of layers is
 complete, so that memory for the largest of them is needed besides the model's.
@@ -14,7 +14,7 @@ import math
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import ml_dtypes  # noqa: F401  (gives NumPy the bfloat16 that safetensors asks for)
@@ -49,6 +49,21 @@ class Place:
     axes: tuple[int, ...]
 
 
+class Source(Protocol):
+    """Tensors in files: their shapes by name, and `where` they are, for messages."""
+
+    where: str
+    shapes: dict[str, tuple[int, ...]]
+
+    def tensors(self, names: Collection[str]) -> Iterator[tuple[str, NDArray[Any]]]:
+        """Name and values of each of `names`, in any order, one at a time."""
+        ...
+
+    def rows(self, wanted: Mapping[str, NDArray[np.intp]]) -> Iterator[tuple[str, NDArray[Any]]]:
+        """Name and the wanted rows (indices of the first axis) of each tensor, in any order."""
+        ...
+
+
 class WeightFiles:
     """Tensors of one or several files by the names that `rename` gives them.
 
@@ -77,27 +92,17 @@ class WeightFiles:
         """Name and values of each of `names`, in the order asked for, from the mapped files."""
         return self._read(names, lambda file, _, stored: file.get_tensor(stored))
 
-    def digest(self, names: Collection[str]) -> str:
-        """SHA-256 of names, shapes and a sample of the values (as float32) of these tensors.
+    def rows(self, wanted: Mapping[str, NDArray[np.intp]]) -> Iterator[tuple[str, NDArray[Any]]]:
+        """Only these rows are read."""
 
-        All of a tensor of up to 65,536 numbers, 16 rows of a larger one, evenly spaced from the first to
-        the last. Another model, a fine-tune or files of two models mixed are noticed; a change to rows
-        between those is not.
-        """
-
-        def sample(file: Any, name: str, stored: str) -> NDArray[Any]:
-            shape = self.shapes[name]
-            if math.prod(shape) <= _SMALL:
-                return np.asarray(file.get_tensor(stored))
+        def read(file: Any, name: str, stored: str) -> NDArray[Any]:
+            if len(wanted[name]) == self.shapes[name][0]:
+                whole: NDArray[Any] = file.get_tensor(stored)
+                return whole
             part = file.get_slice(stored)
-            rows = np.unique(np.linspace(0, shape[0] - 1, _SAMPLED_ROWS).round().astype(int))
-            return np.concatenate([part[int(row) : int(row) + 1] for row in rows])
+            return np.concatenate([part[int(row) : int(row) + 1] for row in wanted[name]])
 
-        lines = []
-        for name, values in self._read(sorted(names), sample):
-            part = hashlib.sha256(np.ascontiguousarray(values, np.float32).tobytes()).hexdigest()
-            lines.append(f"{name} {list(self.shapes[name])} {part}")
-        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+        return self._read(wanted, read)
 
     def _read(
         self, names: Collection[str], read: Callable[[Any, str, str], NDArray[Any]]
@@ -126,15 +131,13 @@ def model_files(path: Path) -> list[Path]:
     return [path / SINGLE_FILE] if (path / SINGLE_FILE).is_file() else []
 
 
-def check(source: WeightFiles, places: Mapping[str, Place], elsewhere: tuple[str, ...]) -> None:
+def check(source: Source, places: Mapping[str, Place], elsewhere: Callable[[str], bool]) -> None:
     """Holds names and shapes in the files to what the model needs; InputError is the whole report.
 
-    elsewhere: prefixes of names that belong to another part of the model.
+    elsewhere: whether a tensor of this name may be there, unread.
     """
     missing = [name for name in places if name not in source.shapes]
-    unexpected = [
-        name for name in source.shapes if name not in places and not name.startswith(elsewhere)
-    ]
+    unexpected = [name for name in source.shapes if name not in places and not elsewhere(name)]
     wrong = [
         f"{name} is {list(source.shapes[name])}, the model has {list(place.shape)}"
         for name, place in places.items()
@@ -156,7 +159,7 @@ def check(source: WeightFiles, places: Mapping[str, Place], elsewhere: tuple[str
 
 
 def fill(
-    source: WeightFiles,
+    source: Source,
     places: Mapping[str, Place],
     leaves: Mapping[str, Any],
     shardings: Params | None = None,
@@ -188,7 +191,27 @@ def fill(
             stack = stacks.pop(place.path)
             on = onto.get(place.path)
             done[place.path] = stack if on is None else jax.device_put(stack, on)
+    unfilled = [path for path, count in left.items() if count]
+    if unfilled:
+        raise InputError(
+            f"{source.where} ended before {', '.join(unfilled[:_LISTED])} were complete"
+        )
     return unflatten_tree(done)
+
+
+def digest(source: Source, places: Mapping[str, Place]) -> str:
+    """SHA-256 of names, shapes and a sample of the values (as float32) of the tensors of a checked source.
+
+    All of a tensor of up to 65,536 numbers counts, and 16 rows of a larger one, evenly spaced from the
+    first to the last. Another model or fine-tune, a LoRA that was merged, or files of two models mixed
+    are noticed; a change to rows between those is not.
+    """
+    wanted = {name: _sampled(place.shape) for name, place in places.items()}
+    parts = {}
+    for name, values in source.rows(wanted):
+        part = hashlib.sha256(np.ascontiguousarray(values, np.float32).tobytes())
+        parts[name] = f"{name} {list(places[name].shape)} {part.hexdigest()}"
+    return hashlib.sha256("\n".join(parts[name] for name in sorted(parts)).encode()).hexdigest()
 
 
 def leaves_of(tree: Any) -> dict[str, Any]:
@@ -196,6 +219,13 @@ def leaves_of(tree: Any) -> dict[str, Any]:
     if isinstance(tree, nnx.Module):
         tree = nnx.to_pure_dict(nnx.split(tree, nnx.Param)[1])
     return {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def _sampled(shape: tuple[int, ...]) -> NDArray[np.intp]:
+    """Rows of a tensor that the digest takes."""
+    if math.prod(shape) <= _SMALL:
+        return np.arange(shape[0])
+    return np.unique(np.linspace(0, shape[0] - 1, _SAMPLED_ROWS).round().astype(np.intp))
 
 
 def _shards(folder: Path) -> list[Path]:

@@ -7,10 +7,10 @@ tensor for each layer.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 
 from llm_bridge.backbones.gemma3n.config import Gemma3nTextConfig
+from llm_bridge.backbones.weight_files import Place
 from spatial_core.errors import InputError
 
 TEXT, EMBEDDER, AUDIO = "model.language_model.", "model.embed_audio.", "model.audio_tower."
@@ -93,19 +93,6 @@ _AUDIO_LAYER = {
 _STACKED = ("altup_in/", "altup_out/")
 # What a layer that reads other layers' keys and values may have in a file, unused.
 _UNUSED = ("k_proj", "v_proj", "k_norm", "v_norm")
-
-
-@dataclasses.dataclass(frozen=True)
-class Place:
-    """Where a tensor of Hugging Face goes: our leaf, the index in its stack, and the change of axes.
-
-    shape: of theirs. Ours is theirs transposed by `axes`, then reshaped to the leaf.
-    """
-
-    path: str
-    index: tuple[int, ...]
-    shape: tuple[int, ...]
-    axes: tuple[int, ...]
 
 
 def text_name(config: Gemma3nTextConfig, path: str, index: tuple[int, ...] = ()) -> str:

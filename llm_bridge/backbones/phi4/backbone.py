@@ -169,7 +169,7 @@ class Phi4Backbone:
 
     @property
     def weights_digest(self) -> str:
-        """Of a sample of every tensor of the text decoder; see `WeightFiles.digest`."""
+        """Of a sample of every tensor of the text decoder; see `weight_files.digest`."""
         return _text_digest(self._weights(), self.config)
 
     @property

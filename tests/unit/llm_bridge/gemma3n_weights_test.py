@@ -16,8 +16,8 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 from safetensors.numpy import save_file
 
+from llm_bridge.backbones import weight_files
 from llm_bridge.backbones.gemma3n import backbone as backbone_module
-from llm_bridge.backbones.gemma3n import weights as weights_module
 from llm_bridge.backbones.gemma3n.backbone import Gemma3nBackbone
 from llm_bridge.backbones.gemma3n.config import Gemma3nConfig
 from llm_bridge.backbones.gemma3n.weights import load_audio, load_text, open_weights, text_digest
@@ -213,8 +213,8 @@ def test_the_digest_knows_every_tensor_by_its_values_not_by_its_files(
     import orbax.checkpoint as ocp
 
     # Small enough that matrices of this model count as large: 4 rows of each are taken.
-    monkeypatch.setattr(weights_module, "_SMALL", 64)
-    monkeypatch.setattr(weights_module, "_SAMPLED_ROWS", 4)
+    monkeypatch.setattr(weight_files, "_SMALL", 64)
+    monkeypatch.setattr(weight_files, "_SAMPLED_ROWS", 4)
     first = text_digest(str(single), CONFIG)
     ocp.PyTreeCheckpointer().save(tmp_path / "e4b", google_tree())
     assert text_digest(str(tmp_path / "e4b"), CONFIG) == first, "the same numbers in other files"
