@@ -71,6 +71,10 @@ def plan(config: TrainConfig, directory: str | Path, experiment: str = "") -> li
 
 def _stream(data: DataStream) -> str:
     names = [f"{name} {getattr(data, name)!r}" for name in ("split", "seed") if hasattr(data, name)]
+    folder = getattr(data, "tokens", None)
+    if folder is not None:
+        there = (Path(folder) / getattr(data, "split", "")).is_dir()
+        names.append(f"of {folder}" + ("" if there else " (not there: export it first)"))
     return ", ".join([type(data).__name__, *names])
 
 
