@@ -15,7 +15,7 @@ import numpy as np
 from spatial_core.io import places
 from spatial_core.train import guards, workdir
 from spatial_core.train.config import TrainConfig
-from spatial_core.train.partition import path_name
+from spatial_core.train.partition import AnyMesh, batch_sharding, path_name
 from spatial_core.train.program import Program, compile_program
 from spatial_core.train.task import DataStream
 
@@ -29,7 +29,7 @@ def dry_run(config: TrainConfig, directory: str | Path, experiment: str = "") ->
     writes no file.
     """
     program = compile_program(config)
-    batch = batch_shapes(config, program)
+    batch = batch_shapes(config, program.mesh)
     compiled = compile_step(program, batch)
     summary = [*plan(config, directory, experiment), *_costs(program, batch, compiled)]
     sections = {
@@ -143,14 +143,13 @@ def _sharding_table(program: Program) -> Iterator[str]:
     yield f"{len(leaves) - len(rows) + 1} of {len(leaves)} parameter arrays are whole on every device"
 
 
-def batch_shapes(config: TrainConfig, program: Program) -> dict[str, jax.ShapeDtypeStruct]:
+def batch_shapes(config: TrainConfig, mesh: AnyMesh) -> dict[str, jax.ShapeDtypeStruct]:
     """What a step reads: the task's leaves, with the shapes of the stream where it tells them."""
-    guards.local_batch_size(config.data, jax.process_count(), program.mesh.size)
+    guards.local_batch_size(config.data, jax.process_count(), mesh.size)
+    sharding = batch_sharding(mesh)
     shapes = getattr(config.data, "shapes", {})
     return {
-        name: jax.ShapeDtypeStruct(
-            shapes.get(name, leaf.shape), leaf.dtype, sharding=program.batch_sharding
-        )
+        name: jax.ShapeDtypeStruct(shapes.get(name, leaf.shape), leaf.dtype, sharding=sharding)
         for name, leaf in config.task.example_batch(config.data.batch_size).items()
     }
 
@@ -214,6 +213,6 @@ def _aligned(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
         yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
 
 
-def aligned_text(rows: Sequence[Row]) -> str:
-    """Lines 'label   text' with the texts under each other."""
+def aligned_text(rows: Sequence[tuple[str, ...]]) -> str:
+    """A line for each row, its cells under those of the others."""
     return "\n".join(_aligned(rows))

@@ -12,12 +12,14 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from spatial_core.errors import InputError
 from spatial_core.train.task import Rules
 
 AXES = ("data", "fsdp")
+# Of devices, or of their number alone.
+AnyMesh = Mesh | AbstractMesh
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,17 @@ class MeshConfig:
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """The mesh over all devices of all processes, or over given ones."""
-    count = jax.device_count() if devices is None else len(devices)
+    sizes = _sizes(config, jax.device_count() if devices is None else len(devices))
+    # Auto, not make_mesh's default Explicit: under Explicit ordinary layers fail once fsdp > 1.
+    return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+
+
+def described_mesh(config: MeshConfig, count: int) -> AbstractMesh:
+    """The mesh over so many devices, of which none has to be there: it tells what is split how."""
+    return AbstractMesh(_sizes(config, count), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def _sizes(config: MeshConfig, count: int) -> tuple[int, ...]:
     sizes = [config.data, config.fsdp]
     if sizes.count(-1) > 1 or any(size == 0 or size < -1 for size in sizes):
         raise InputError(
@@ -49,10 +61,7 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
             f"a mesh of data={config.data} x fsdp={config.fsdp} does not use the {count} devices here; "
             "set MeshConfig.data and MeshConfig.fsdp so that their product is that"
         )
-    # Auto, not make_mesh's default Explicit: under Explicit ordinary layers fail once fsdp > 1.
-    return jax.make_mesh(
-        tuple(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices
-    )
+    return tuple(sizes)
 
 
 def path_name(path: tuple[Any, ...]) -> str:
@@ -92,17 +101,17 @@ def split_batch(x: jax.Array, axis: int = 0) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, PartitionSpec(*[None] * axis, AXES))
 
 
-def batch_sharding(mesh: Mesh) -> NamedSharding:
+def batch_sharding(mesh: AnyMesh) -> NamedSharding:
     """Axis 0 over all devices."""
     return NamedSharding(mesh, PartitionSpec(AXES))
 
 
-def replicated(mesh: Mesh) -> NamedSharding:
+def replicated(mesh: AnyMesh) -> NamedSharding:
     """The whole array on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
-def param_specs(params: Any, rules: Rules, mesh: Mesh, fsdp_min_size: int) -> Any:
+def param_specs(params: Any, rules: Rules, mesh: AnyMesh, fsdp_min_size: int) -> Any:
     """A PartitionSpec for each parameter leaf (arrays or shapes)."""
 
     def spec(path: tuple[Any, ...], leaf: Any) -> PartitionSpec:
@@ -127,7 +136,7 @@ def _default_spec(shape: tuple[int, ...], fsdp: int, min_size: int) -> Partition
 
 
 def _check_rule(
-    name: str, shape: tuple[int, ...], pattern: str, axes: tuple[str | None, ...], mesh: Mesh
+    name: str, shape: tuple[int, ...], pattern: str, axes: tuple[str | None, ...], mesh: AnyMesh
 ) -> None:
     if len(axes) > len(shape):
         raise InputError(
@@ -143,7 +152,7 @@ def _check_rule(
             )
 
 
-def state_shardings(abstract_state: dict[str, Any], specs: Any, mesh: Mesh) -> dict[str, Any]:
+def state_shardings(abstract_state: dict[str, Any], specs: Any, mesh: AnyMesh) -> dict[str, Any]:
     """NamedShardings for a whole train state.
 
     Optimizer leaves that mirror a parameter (same path at the end, same shape) follow it; all else

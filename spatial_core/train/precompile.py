@@ -151,7 +151,7 @@ def precompile(config: TrainConfig, target: str = HERE, effort: float = 0.0) -> 
     devices, compiler = _compiler(machine)
     _check_parts(config, len(devices))
     program = compile_program(_on_mesh(config, len(devices)), devices)
-    batch = batch_shapes(config, program)
+    batch = batch_shapes(config, program.mesh)
     traced = program.step.trace(program.abstract_state, program.abstract_frozen, batch)
     state = program.abstract_state
     held = {

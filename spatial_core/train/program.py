@@ -43,18 +43,11 @@ def compile_program(config: TrainConfig, devices: Sequence[jax.Device] | None = 
     devices: instead of all that are here, such as those of a machine that is only described.
     """
     mesh = partition.make_mesh(config.mesh, devices)
-    make = functools.partial(state.init_state, config.task, config.optimizer, config.seed)
-    shapes = jax.eval_shape(make)
-
-    def specs(params: Params) -> Any:
-        rules, smallest = config.task.partition_rules, config.mesh.fsdp_min_size
-        return partition.param_specs(params, rules, mesh, smallest)
-
-    shardings = partition.state_shardings(shapes, specs(shapes["params"]), mesh)
-    frozen = config.task.frozen_shapes() if isinstance(config.task, FrozenTask) else {}
-    held = jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs(frozen)) if frozen else {}
+    shapes, frozen = placed_shapes(config, mesh)
+    shardings, held = (jax.tree.map(lambda leaf: leaf.sharding, tree) for tree in (shapes, frozen))
     batch_sharding = partition.batch_sharding(mesh)
     whole = partition.replicated(mesh)
+    make = functools.partial(state.init_state, config.task, config.optimizer, config.seed)
     init = jax.jit(make, out_shardings=shardings)
     train_step = state.make_train_step(
         config.task,
@@ -75,8 +68,8 @@ def compile_program(config: TrainConfig, devices: Sequence[jax.Device] | None = 
 
     return Program(
         mesh=mesh,
-        abstract_state=_abstract(shapes, shardings),
-        abstract_frozen=_abstract(frozen, held),
+        abstract_state=shapes,
+        abstract_frozen=frozen,
         batch_sharding=batch_sharding,
         init=init,
         init_from=init_from,
@@ -93,6 +86,21 @@ def compile_program(config: TrainConfig, devices: Sequence[jax.Device] | None = 
         ),
         load_frozen=load_frozen,
     )
+
+
+def placed_shapes(config: TrainConfig, mesh: partition.AnyMesh) -> tuple[dict[str, Any], Params]:
+    """Train state and frozen parameters (an empty dict for most tasks) as shapes with shardings."""
+    make = functools.partial(state.init_state, config.task, config.optimizer, config.seed)
+    shapes = jax.eval_shape(make)
+
+    def specs(params: Params) -> Any:
+        rules, smallest = config.task.partition_rules, config.mesh.fsdp_min_size
+        return partition.param_specs(params, rules, mesh, smallest)
+
+    shardings = partition.state_shardings(shapes, specs(shapes["params"]), mesh)
+    frozen = config.task.frozen_shapes() if isinstance(config.task, FrozenTask) else {}
+    held = jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs(frozen)) if frozen else {}
+    return _abstract(shapes, shardings), _abstract(frozen, held)
 
 
 def _abstract(shapes: Any, shardings: Any) -> Any:
