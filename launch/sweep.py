@@ -167,7 +167,7 @@ def _run_all(given: Given, points: Sequence[Point]) -> int:
         code, asked = _run_one(_command(given, point, folder / point.name))
         if code in _STOPPED:
             asked = asked or code
-        else:
+        elif code == 0 or not asked:
             sweep_points.finish(folder / point.name, code, time.monotonic() - begin)
             if code:
                 print(f"{what}: failed with exit code {code} (docs/runbook.md)", file=sys.stderr)
