@@ -13,7 +13,7 @@ from spatial_core.train.config import TrainConfig
 from spatial_core.train.loop import train
 from spatial_core.train.partition import MeshConfig
 
-from .toy import ToyStream, ToyTask
+from tests.unit.train.toy import ToyStream, ToyTask
 
 
 @pytest.fixture
