@@ -12,7 +12,6 @@ from spatial_core.train import guards
 from spatial_core.train.config import TrainConfig
 from spatial_core.train.loop import train
 from spatial_core.train.partition import MeshConfig
-
 from tests.unit.train.toy import ToyStream, ToyTask
 
 
