@@ -25,6 +25,9 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from absl import app, flags, logging
@@ -39,6 +42,7 @@ from launch.modes import (
     MODES,
     ROOTS,
     Mode,
+    beam_engine,
 )
 from spatial_core.config import gin_setup
 from spatial_core.config.bindings import near
@@ -62,6 +66,13 @@ _WORKDIR = flags.DEFINE_string(
     "Folder for everything that is written, also gs://...; default: runs/NAME-OF-THE-GIN-FILE.",
 )
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print what the run would be, and stop.")
+_ENGINE = flags.DEFINE_enum(
+    "engine",
+    "here",
+    ["here", "beam"],
+    "Who makes shards (generate, export_tokens, export_scenes): this process, or an Apache Beam "
+    "pipeline, whose own flags come last, after --.",
+)
 _TARGET = flags.DEFINE_string(
     "target", None, "Machine of --run_mode=precompile, such as v5p-8 or h100-80g."
 )
@@ -97,9 +108,12 @@ def _parse_flags(argv: list[str]) -> list[str]:
     return rest
 
 
-def run(bindings: list[str]) -> int:
-    """Runs the mode that the parsed flags name; returns the exit code."""
-    mode = _mode(_RUN_MODE.value)
+def run(bindings: list[str], after: Sequence[str] = ()) -> int:
+    """Runs the mode that the parsed flags name; returns the exit code.
+
+    after: what stands after -- on the command line, the flags of a Beam pipeline.
+    """
+    mode = _with_engine(_mode(_RUN_MODE.value), after)
     if not _GIN_FILE.value:
         raise InputError(f"give --gin_file=EXPERIMENT. Shipped: {', '.join(_experiments())}")
     if _TARGET.value:
@@ -120,15 +134,28 @@ def run(bindings: list[str]) -> int:
     return _run_in(_workdir(), mode)
 
 
+def _with_engine(mode: Mode, after: Sequence[str]) -> Mode:
+    """The mode with the engine of --engine."""
+    if _ENGINE.value == "here":
+        if after:
+            raise InputError(f"unexpected {' '.join(after)!r}; see --help")
+        return mode
+    if not mode.on_beam:
+        able = ", ".join(name for name, each in MODES.items() if each.on_beam)
+        raise InputError(f"--engine=beam is for --run_mode={able}, not {_RUN_MODE.value}")
+    return replace(mode, run=partial(mode.run, engine=beam_engine(after)))
+
+
 def _run_in(workdir: Path, mode: Mode) -> int:
     """Runs in a folder, which may be in a bucket; refused before anything is done if it cannot be."""
     name = _RUN_MODE.value
-    if name in IN_BUCKETS or not places.is_remote(workdir):
+    if name in IN_BUCKETS or _ENGINE.value == "beam" or not places.is_remote(workdir):
         return mode.run(workdir)
     if name not in COPIED_TO_BUCKETS:
         raise InputError(
             f"--run_mode={name} cannot write to {workdir}: give a folder of this machine, and copy it "
             "with `gcloud storage cp --recursive`"
+            + (", or give --engine=beam" if mode.on_beam else "")
         )
     places.make_folder(workdir)
     with tempfile.TemporaryDirectory() as folder:
@@ -182,9 +209,7 @@ def _guarded(argv: list[str], bindings: list[str]) -> int:
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)
     try:
-        if argv[1:]:
-            raise InputError(f"unexpected {' '.join(argv[1:])!r}; see --help")
-        return run(bindings)
+        return run(bindings, argv[1:])
     except InputError as error:
         return _fail(gin_setup.plain(error), EXIT_INPUT)
     except NonFiniteError as error:

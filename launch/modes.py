@@ -7,13 +7,14 @@ A mode imports what it runs when it runs, so that --help and a mistyped name ans
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from launch import previews
 from spatial_core.config import gin_setup
+from spatial_core.errors import InputError
 
 EXIT_INPUT, EXIT_NONFINITE, EXIT_DATA, EXIT_TERMINATED, EXIT_INTERRUPTED = 2, 3, 4, 75, 130
 
@@ -25,14 +26,16 @@ class Mode:
     help: what it does in a few words. run: does it in a workdir. preview: what --dry_run prints,
     for a workdir and the name of the experiment. needs: configurables of which one must have
     settings. example: a shipped file that has them. also: further configurables that it builds.
+    on_beam: whether it writes shards, which a pipeline can make (`run` then takes engine=).
     """
 
     help: str
-    run: Callable[[Path], int]
+    run: Callable[..., int]
     preview: Callable[[Path, str], str]
     needs: tuple[str, ...]
     example: str
     also: tuple[str, ...] = ()
+    on_beam: bool = False
 
     @property
     def roots(self) -> tuple[str, ...]:
@@ -115,36 +118,47 @@ def _bank_scene(data: Any) -> Any:
     return bank_manifest.load(Path(data.directory)).scene
 
 
-def _generate(workdir: Path) -> int:
+def _generate(workdir: Path, **engine: Any) -> int:
     from spatial_core.data.bank import generate_bank
 
     _say(f"making a bank in {workdir}; the same command finishes it")
     try:
-        generate_bank(gin_setup.build("BankConfig"), workdir, progress=_say)
+        generate_bank(gin_setup.build("BankConfig"), workdir, progress=_say, **engine)
     except KeyboardInterrupt:
         print("stopped; the same command goes on", file=sys.stderr)
         return EXIT_INTERRUPTED
     return 0
 
 
-def _export_tokens(workdir: Path) -> int:
+def beam_engine(options: Sequence[str]) -> Any:
+    """What makes shards in an Apache Beam pipeline with these flags of its own."""
+    try:
+        from spatial_core.data import on_beam
+    except ImportError as error:
+        raise InputError(
+            f"--engine=beam needs Apache Beam ({error}): install spatial-audio-stack[beam]"
+        ) from error
+    return on_beam.engine(options)
+
+
+def _export_tokens(workdir: Path, **engine: Any) -> int:
     from llm_bridge.tokens.export import export_tokens
 
     _say(f"exporting tokens to {workdir}; the same command finishes it")
     try:
-        export_tokens(gin_setup.build("ExportConfig"), workdir, progress=_say)
+        export_tokens(gin_setup.build("ExportConfig"), workdir, progress=_say, **engine)
     except KeyboardInterrupt:
         print("stopped; the same command goes on", file=sys.stderr)
         return EXIT_INTERRUPTED
     return 0
 
 
-def _export_scenes(workdir: Path) -> int:
+def _export_scenes(workdir: Path, **engine: Any) -> int:
     from sciphi.scene_set import export_scenes
 
     _say(f"writing scenes to {workdir}; the same command finishes it")
     try:
-        export_scenes(gin_setup.build("SceneSetConfig"), workdir, progress=_say)
+        export_scenes(gin_setup.build("SceneSetConfig"), workdir, progress=_say, **engine)
     except KeyboardInterrupt:
         print("stopped; the same command goes on", file=sys.stderr)
         return EXIT_INTERRUPTED
@@ -234,6 +248,7 @@ MODES: dict[str, Mode] = {
         previews.generate,
         ("BankConfig",),
         "experiments/rir_bank.gin",
+        on_beam=True,
     ),
     "export_tokens": Mode(
         "write the spatial tokens of conversations or recordings, for a language model",
@@ -241,6 +256,7 @@ MODES: dict[str, Mode] = {
         previews.export_tokens,
         ("ExportConfig",),
         "experiments/export_tokens.gin",
+        on_beam=True,
     ),
     "export_scenes": Mode(
         "write simulated Ambisonic scenes with their truths",
@@ -248,6 +264,7 @@ MODES: dict[str, Mode] = {
         previews.export_scenes,
         ("SceneSetConfig",),
         "experiments/sciphi_scenes.gin",
+        on_beam=True,
     ),
     "eval_bridge": Mode(
         "score a language model with spatial tokens, its controls and baselines",

@@ -10,43 +10,49 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import apache_beam as beam
-from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 from apache_beam.utils.shared import Shared
 
 from spatial_core.config.bindings import near
 from spatial_core.data import making, shards
-from spatial_core.data.making import ShardMaker, Shards, ShardWork
+from spatial_core.data.making import Engine, ShardMaker, Shards, ShardWork
 from spatial_core.data.shards import Progress, Shard
 from spatial_core.errors import InputError
 from spatial_core.io import places
 
 _log = logging.getLogger(__name__)
+_DIRECT_RUNNER = "apache_beam.runners.portability.fn_api_runner.fn_runner.FnApiRunner"
+"""The DirectRunner in Python; under its own name it first tries to download a program in Go."""
 
 
-def make_on_beam(
+def engine(flags: Sequence[str] = ()) -> Engine:
+    """The engine that runs a pipeline, and returns when it is done.
+
+    flags: of the pipeline, such as "--runner=DataflowRunner"; none of them: this machine. All workers
+    must reach the folder of the shards. Raises InputError for flags that Beam does not know.
+    """
+    return partial(_make, _options(flags))
+
+
+def _make(
+    options: PipelineOptions,
     work: ShardWork,
     folder: Path,
     there: Shards,
     save: Callable[[Shards], None],
     progress: Progress,
-    options: Sequence[str] = (),
 ) -> Shards:
-    """The engine that runs a pipeline; returns when it is done.
-
-    options: flags of the pipeline, such as "--runner=DataflowRunner"; none of them: this machine. All
-    workers must reach `folder`. Raises InputError for flags that Beam does not know.
-    """
-    parsed = _options(options)
     save(there)
     entries = {**there, **making.noted(work, folder)}
     jobs = [(number, entries.get(work.name(number))) for number in range(work.num_shards)]
     progress(
         f"{folder}: a pipeline of {len(jobs):,} shards, {len(entries):,} of them to be checked"
     )
-    with beam.Pipeline(options=parsed) as pipeline:
+    with beam.Pipeline(options=options) as pipeline:
         made = (
             pipeline
             | "shards" >> beam.Create(jobs)
@@ -114,4 +120,6 @@ def _options(flags: Sequence[str]) -> PipelineOptions:
         raise InputError(
             f"the pipeline's flag --{unknown[0]} is unknown to Beam{near(unknown[0], known)}"
         )
+    if known["runner"] in (None, "DirectRunner"):
+        options.view_as(StandardOptions).runner = _DIRECT_RUNNER
     return options

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -228,7 +229,35 @@ def test_a_mode_that_cannot_write_to_a_bucket_says_so_before_it_begins():
     flags.FLAGS.mark_as_parsed()
     with flagsaver.flagsaver(run_mode="generate", workdir="gs://a-bucket/bank"):
         with pytest.raises(InputError, match="cannot write to gs://a-bucket/bank"):
-            main._run_in(main._workdir(), SimpleNamespace(run=_write_report))
+            main._run_in(main._workdir(), SimpleNamespace(run=_write_report, on_beam=True))
+
+
+def test_a_pipeline_may_write_to_a_bucket():
+    flags.FLAGS.mark_as_parsed()
+    given = {"run_mode": "generate", "engine": "beam", "workdir": "gs://a-bucket/bank"}
+    with flagsaver.flagsaver(**given):
+        mode = SimpleNamespace(run=lambda workdir: 7 if str(workdir).startswith("gs://") else 0)
+        assert main._run_in(main._workdir(), mode) == 7
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            {"run_mode": "train", "engine": "beam"},
+            "--engine=beam is for --run_mode=generate, export",
+        ),
+        ({"run_mode": "generate", "engine": "beam"}, "install spatial-audio-stack.beam."),
+        ({"run_mode": "generate"}, "unexpected '--runner=FlinkRunner'"),
+    ],
+)
+def test_a_pipeline_that_cannot_be_is_refused(given, message, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "apache_beam", None)  # as if it were not installed
+    monkeypatch.delitem(sys.modules, "spatial_core.data.on_beam", raising=False)
+    flags.FLAGS.mark_as_parsed()
+    with flagsaver.flagsaver(gin_file=["experiments/rir_bank.gin"], **given):
+        assert main._guarded(["main", "--runner=FlinkRunner"], []) == 2
+    assert re.match(f"error: .*{message}", capsys.readouterr().err)
 
 
 def test_a_reader_who_has_seen_enough_is_no_error():
