@@ -12,7 +12,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -21,12 +21,16 @@ from spatial_core.errors import InputError
 from spatial_core.train import targets
 from spatial_core.train.config import TrainConfig
 from spatial_core.train.dry_run import aligned_text, batch_shapes, shard_bytes
+from spatial_core.train.largest_batch import Largest, find_largest
 from spatial_core.train.operations import product_flops
 from spatial_core.train.partition import MeshConfig
 from spatial_core.train.program import compile_program
+from spatial_core.train.roofline import Ceiling, exchange_rows
 from spatial_core.train.targets import GIB, HERE, Target
+from spatial_core.train.traffic import Traffic, traffic
 
 Row = tuple[str, str]
+_UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,9 @@ class Compiled:
     """What a compiler says of a step, bytes on each device.
 
     results: outputs that do not overwrite an argument. flops, accessed: by the compiler's count, the
-    body of a scanned layer once. refusal: why it could not be compiled, and then the rest is 0.
+    body of a scanned layer once. traffic: what the program moves, loops as often as they run. refusal:
+    the compiler's message if that needs too much memory, and then the rest is 0 but for `wanted`, the
+    bytes that it names (None if it names none).
     """
 
     arguments: int = 0
@@ -44,7 +50,9 @@ class Compiled:
     code: int = 0
     flops: float = 0.0
     accessed: float = 0.0
+    traffic: Traffic = field(default_factory=lambda: Traffic((), 0, 0))
     refusal: str | None = None
+    wanted: int | None = None
 
     @property
     def peak(self) -> int:
@@ -57,7 +65,7 @@ class Precompiled:
     """A step of `rows` rows in `parts` parts on a target, compiled for `compiler`.
 
     held: bytes on each device of what the arguments are. products: floating-point operations of all
-    matrix products of a step, over all devices.
+    matrix products of a step, over all devices. largest: the batch that fits, where this one does not.
     """
 
     target: Target
@@ -70,6 +78,7 @@ class Precompiled:
     held: dict[str, int]
     products: int
     compiled: Compiled
+    largest: Largest | None = None
 
     @property
     def exact(self) -> bool:
@@ -82,11 +91,18 @@ class Precompiled:
         limit = self.target.usable or math.inf
         return self.compiled.refusal is None and self.compiled.peak <= limit
 
+    @property
+    def ceiling(self) -> Ceiling | None:
+        """How fast a step can be, where the target's own compiler made it and its peaks are known."""
+        if not self.exact or self.target.peaks is None or self.compiled.refusal is not None:
+            return None
+        each = self.products / self.target.devices
+        return Ceiling(each, self.target.peaks, self.compiled.traffic)
+
     def text(self) -> str:
         """The report."""
-        return "\n\n".join(
-            aligned_text(rows) for rows in (self._what(), self._memory(), self._answer()) if rows
-        )
+        parts = (self._what(), self._memory(), self._exchanges(), self._speed(), self._answer())
+        return "\n\n".join(aligned_text(rows) for rows in parts if rows)
 
     def _what(self) -> list[Row]:
         target = self.target
@@ -126,28 +142,67 @@ class Precompiled:
             ("", "body of a loop (layers, parts of the batch) counts once there"),
         ]
 
+    def _exchanges(self) -> list[Row]:
+        return [] if self.compiled.refusal else exchange_rows(self.compiled.traffic)
+
+    def _speed(self) -> list[Row]:
+        ceiling = self.ceiling
+        return ceiling.rows() if ceiling else []
+
     def _answer(self) -> list[Row]:
         target, done = self.target, self.compiled
+        largest = [("largest batch", self.largest.text())] if self.largest else []
         if done.refusal is not None:
-            return [("verdict", f"does not fit: {done.refusal}")]
+            first, *more = done.refusal.splitlines()
+            said = [("the compiler", first), *(("", line) for line in more)]
+            return [*said, *largest, ("verdict", f"does not fit: {self.rows:,} rows")]
         if not target.usable:
             return [("verdict", "compiles")]
         share = f"{_gib(done.peak)} of {_gib(target.usable)}"
         if target.usable < target.memory:
             share += f" (JAX takes {target.usable / target.memory:.0%} of {_gib(target.memory)})"
         certain = "" if self.exact else ", by an estimate: see temporaries"
-        return [("verdict", f"{'fits' if self.fits else 'does not fit'}: {share}{certain}")]
+        return [
+            *largest,
+            ("verdict", f"{'fits' if self.fits else 'does not fit'}: {share}{certain}"),
+        ]
 
 
-def precompile(config: TrainConfig, target: str = HERE, effort: float = 0.0) -> Precompiled:
+def precompile(
+    config: TrainConfig, target: str = HERE, effort: float = 0.0, tries: int = 4
+) -> Precompiled:
     """Compile the training step of `config` for a target; see `targets.names`.
 
     effort: -1 to 1, how hard the TPU compiler works for speed; -1 answers in a third of the time, with a
     program that may hold a little more or less.
+    tries: how many smaller batches to compile at most where this one does not fit.
     The mesh is the configured one if that has as many devices as the target, else all of them as
     `fsdp`. InputError for an unknown target, a missing compiler or a batch that does not divide.
     """
     machine = targets.find(target)
+    found = _precompile(config, machine, effort)
+    if found.fits or not tries:
+        return found
+
+    def need(rows: int) -> tuple[bool, float | None]:
+        data = dataclasses.replace(config.data, batch_size=rows)  # type: ignore[type-var]
+        less = _precompile(dataclasses.replace(config, data=data), machine, effort)
+        return less.fits, _needs(less)
+
+    devices = math.prod(found.mesh.values())
+    # Rooms that share a response stay together in some streams.
+    unit = math.lcm(config.microbatches * devices, getattr(config.data, "crops_per_rir", 1))
+    fixed = sum(size for name, size in found.held.items() if name != "batch")
+    largest = find_largest(need, found.rows, _needs(found), fixed, machine.usable, unit, tries)
+    return dataclasses.replace(found, largest=largest)
+
+
+def _needs(found: Precompiled) -> float | None:
+    """Bytes on each device, by the program or by the message that refuses it."""
+    return found.compiled.peak if found.compiled.refusal is None else found.compiled.wanted
+
+
+def _precompile(config: TrainConfig, machine: Target, effort: float) -> Precompiled:
     devices, compiler = _compiler(machine)
     _check_parts(config, len(devices))
     program = compile_program(_on_mesh(config, len(devices)), devices)
@@ -174,7 +229,7 @@ def precompile(config: TrainConfig, target: str = HERE, effort: float = 0.0) -> 
         },
         held={name: shard_bytes(tree) for name, tree in held.items() if shard_bytes(tree)},
         products=product_flops(traced.jaxpr),
-        compiled=_compile(traced, effort),
+        compiled=_compile(traced, effort, len(devices)),
     )
 
 
@@ -207,15 +262,14 @@ def _check_parts(config: TrainConfig, devices: int) -> None:
         )
 
 
-def _compile(traced: Any, effort: float) -> Compiled:
+def _compile(traced: Any, effort: float, devices: int) -> Compiled:
     options = {"exec_time_optimization_effort": effort} if effort else None
     try:
         done = traced.lower().compile(options)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        used = re.search(r"Used [^.]*\.[^.]*\.\S* hbm", str(error))
-        return Compiled(refusal=used[0] if used else str(error).splitlines()[0])
+        return _refused(str(error))
     memory, cost = done.memory_analysis(), done.cost_analysis() or {}
     return Compiled(
         arguments=int(memory.argument_size_in_bytes),
@@ -225,7 +279,17 @@ def _compile(traced: Any, effort: float) -> Compiled:
         code=int(memory.generated_code_size_in_bytes),
         flops=float(cost.get("flops", 0.0)),
         accessed=float(cost.get("bytes accessed", 0.0)),
+        traffic=traffic(done.as_text(), devices),
     )
+
+
+def _refused(message: str) -> Compiled:
+    """The message without its list of the largest arrays, which goes on for pages."""
+    lines = message.split("Largest program allocations")[0].splitlines()
+    kept = [line.strip() for line in lines if line.strip()][:8]
+    wanted = re.search(r"(?:Used|temporaries) \(?([\d.]+)([KMGT])", message)
+    size = int(float(wanted[1]) * _UNITS[wanted[2]]) if wanted else None
+    return Compiled(refusal="\n".join(kept), wanted=size)
 
 
 def _count(tree: Any) -> int:

@@ -19,6 +19,28 @@ _TORUS = {8: (2, 2, 1), 16: (2, 2, 2), 32: (2, 2, 4), 64: (2, 4, 4), 128: (4, 4,
 _PLANE = {1: (1, 1), 4: (2, 2), 8: (2, 4), 16: (4, 4), 32: (4, 8), 64: (8, 8)}
 
 
+# Published per chip: bf16 operations/s; bytes/s of its memory; bytes/s to all neighbours, both directions
+# together; its links. cloud.google.com/tpu/docs/v5p (459 TFLOPs, 2765 GBps, 1200 GBps), .../v5e (197, 819,
+# 400; 4 ports), .../v6e (918, 1638, 800; 4 ports). A v5p chip has six neighbours in its 3D torus.
+_PEAKS = {
+    "v5p": (459e12, 2765e9, 1200e9, 6),
+    "v5e": (197e12, 819e9, 400e9, 4),
+    "v6e": (918e12, 1638e9, 800e9, 4),
+}
+
+
+@dataclass(frozen=True)
+class Peaks:
+    """What a chip can do in a second at most, as published.
+
+    operations: of bfloat16. memory: bytes from and to its memory. sent: bytes to its neighbours.
+    """
+
+    operations: float
+    memory: float
+    sent: float
+
+
 @dataclass(frozen=True)
 class Target:
     """A machine: `devices` chips with `memory` bytes each, of which JAX may use `usable`.
@@ -34,6 +56,14 @@ class Target:
     topology: str | None = None
     host: tuple[int, ...] = (1, 1, 1)
     chip: str = "default"
+    peaks: Peaks | None = None
+
+
+def _peaks(kind: str, grid: tuple[int, ...]) -> Peaks:
+    """Of a chip in a grid: a side of 2 has one link, a longer one two (its inner chips, at least)."""
+    operations, memory, both_ways, links = _PEAKS[kind]
+    used = sum(min(size - 1, 2) for size in grid)
+    return Peaks(operations, memory, both_ways / 2 * used / links)
 
 
 def _tpus() -> dict[str, Target]:
@@ -48,8 +78,9 @@ def _tpus() -> dict[str, Target]:
             devices = number // 2 if kind == "v5p" else number
             host = (1, 1, 1) if devices == 1 else (2, 2, 1)
             name, shape = f"{kind}-{number}", "x".join(map(str, grid))
+            topology, peaks = f"{kind}:{shape}", _peaks(kind, grid)
             found[name] = Target(
-                name, devices, memory * GIB, memory * GIB, f"{kind}:{shape}", host, chip
+                name, devices, memory * GIB, memory * GIB, topology, host, chip, peaks
             )
     return found
 
