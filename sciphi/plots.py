@@ -29,7 +29,7 @@ from spatial_core.viz.style import FAINT, INK, MUTED, PALETTE, figure
 MOST_SOURCES = 12
 """As many as can be told apart; of more the loudest are drawn, and the picture says so."""
 _NO_ROOM = 0.15  # of the outermost ring: the listener stands there
-_APART = 0.15  # of the outermost ring, between two markers
+_APART = 0.105  # of the outermost ring, between two markers
 _COLUMN = 1.22  # where labels begin, in outermost rings from the listener
 _LINE = 0.085  # height of a line of a label, in outermost rings
 _SIDE_MOST = 7
