@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The `sciphi` command: describe a scene, convert Ambisonic files, read the model card."""
+"""The `sciphi` command: describe a scene, convert Ambisonic files, read and release models."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ _EPILOG = f"""examples:
   sciphi describe raw.wav --a-format ambeo --json
   sciphi convert old.wav new.wav --from FuMa --to ACN/SN3D
   sciphi model card
+  sciphi model release runs/sciphi_tiny my-describer --card results.md
 
 {_FORMATS}"""
 _DESCRIBE = """Say what sounds in a recording: each source's label, time, direction, distance and loudness,
@@ -70,11 +71,18 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_describe(commands)
     _add_convert(commands)
-    model = _parser(commands.add_parser, "model", help="the model that ships with the package")
+    model = _parser(
+        commands.add_parser, "model", help="what ships with the package; releases of your own"
+    )
     verbs = model.add_subparsers(dest="verb", required=True, metavar="COMMAND")
     card = verbs.add_parser("card", help="what it was trained on and how well it does")
     _add_model(card)
     card.set_defaults(run=_model_card)
+    release = verbs.add_parser("release", help="a training run as a folder that can be copied")
+    release.add_argument("run_folder", metavar="RUN", help="folder of a training run")
+    release.add_argument("out", metavar="OUT", help="new folder")
+    release.add_argument("--card", metavar="FILE", help="Markdown of the card: results, licences")
+    release.set_defaults(run=_model_release)
     return parser
 
 
@@ -178,6 +186,17 @@ def _model_card(arguments: argparse.Namespace) -> int:
 
     describer = load_describer(arguments.model)
     print(describer.card or f"{describer.name} has no card: only released models do")
+    return 0
+
+
+def _model_release(arguments: argparse.Namespace) -> int:
+    from sciphi.trained import release_describer
+
+    out = Path(arguments.out)
+    if out.exists() and any(out.iterdir()):
+        raise InputError(f"{out} is not empty: name a new folder")
+    results = Path(arguments.card).read_text(encoding="utf-8") if arguments.card else ""
+    print(f"written: {release_describer(arguments.run_folder, out, results)}")
     return 0
 
 
