@@ -90,14 +90,32 @@ class Program:
                 fused.add(name)
             for instruction in self.computations[name].values():
                 if instruction.opcode == "while":
-                    trips = _TRIPS.search(instruction.rest)
-                    unknown += not trips
-                    rounds = count * (int(trips[1]) if trips else 1)
+                    trips = self._trips(instruction)
+                    unknown += trips is None
+                    rounds = count * (1 if trips is None else trips)
                     waiting += [(body, rounds, inside) for body in instruction.called("body")]
                 else:
                     within = inside or instruction.opcode == "fusion"
                     waiting += [(body, count, within) for body in _bodies(instruction)]
         return Runs(times, frozenset(fused), unknown)
+
+    def _trips(self, loop: Instruction) -> int | None:
+        """Rounds of a loop, as XLA notes them or by its condition: below a constant, counted from 0."""
+        if noted := _TRIPS.search(loop.rest):
+            return int(noted[1])
+        (name,) = loop.called("condition")
+        lines = list(self.computations[name].values())
+        for line in lines:
+            if line.opcode == "fusion":
+                (inner,) = line.called("calls")
+                lines += self.computations[inner].values()
+        compared = [line for line in lines if line.opcode == "compare"]
+        limits = [
+            line.inside for line in lines if line.opcode == "constant" and line.inside.isdigit()
+        ]
+        if len(limits) == 1 and len(compared) == 1 and "direction=LT" in compared[0].rest:
+            return int(limits[0])
+        return None
 
 
 def _bodies(instruction: Instruction) -> tuple[str, ...]:

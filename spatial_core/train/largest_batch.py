@@ -42,21 +42,28 @@ def find_largest(
 
     need(rows): whether so many rows fit, and the bytes that they need if that is known. fixed: bytes
     whatever the batch; limit: bytes that there are. What a step needs grows about evenly with its rows,
-    so a straight line through what is known gives the next batch to try.
+    so the line through the two sizes that are nearest to the limit gives the next batch to try.
     """
-    low, low_bytes = 0, fixed
-    high, high_bytes = rows, needed
+    low, high = 0, rows
+    sizes = {0: fixed} if needed is None else {0: fixed, rows: needed}
     tried: list[int] = []
     while len(tried) < tries and high - low > unit:
-        guess = (low + high) / 2
-        if high_bytes is not None and high_bytes > low_bytes:
-            guess = low + (high - low) * (limit - low_bytes) / (high_bytes - low_bytes)
         # Strictly between what fits and what does not.
-        steps = min(max(int(guess // unit), low // unit + 1), (high - 1) // unit)
-        fits, size = need(steps * unit)
-        tried.append(steps * unit)
-        if fits:
-            low, low_bytes = steps * unit, size if size is not None else low_bytes
-        else:
-            high, high_bytes = steps * unit, size
+        steps = int(_guess(sizes, limit, (low + high) / 2) // unit)
+        batch = unit * min(max(steps, low // unit + 1), (high - 1) // unit)
+        fits, size = need(batch)
+        tried.append(batch)
+        if size is not None:
+            sizes[batch] = size
+        low, high = (batch, high) if fits else (low, batch)
     return Largest(low, high, unit, tuple(tried))
+
+
+def _guess(sizes: dict[int, float], limit: float, otherwise: float) -> float:
+    """Rows at which a straight line reaches the limit."""
+    nearest = sorted(sizes, key=lambda rows: abs(sizes[rows] - limit))[:2]
+    if len(nearest) < 2 or sizes[max(nearest)] <= sizes[min(nearest)]:
+        return otherwise
+    first, second = sorted(nearest)
+    slope = (sizes[second] - sizes[first]) / (second - first)
+    return first + (limit - sizes[first]) / slope
