@@ -100,12 +100,14 @@ def accuracy(response: np.ndarray, rate: int, truth: tuple[float, float]) -> dic
     return found
 
 
-def clip(rng: np.random.Generator, sounds, response: np.ndarray) -> tuple[str, np.ndarray]:
-    """Label and Ambisonics [4, 10 s] at 24 kHz of a sound that begins at random, with faint noise."""
+def clip(
+    rng: np.random.Generator, sounds, response: np.ndarray, seconds: float
+) -> tuple[str, np.ndarray]:
+    """Label and Ambisonics [4, t] at 24 kHz of a sound that begins at random, with faint noise."""
     number = int(rng.integers(len(sounds.items)))
-    dry = sounds.audio(number)[: 8 * FOA_RATE]
+    dry = sounds.audio(number)[: round((seconds - 1) * FOA_RATE)]
     wet = scipy.signal.fftconvolve(dry[None], response, axes=1)
-    foa = np.zeros((4, 10 * FOA_RATE))
+    foa = np.zeros((4, round(seconds * FOA_RATE)))
     first = int(rng.integers(foa.shape[1] - wet.shape[1] + 1))
     foa[:, first : first + wet.shape[1]] = wet
     level = 10 ** (rng.uniform(-38, -24) / 20) / np.sqrt(np.mean(wet[0] ** 2))
@@ -151,7 +153,7 @@ def described(response: np.ndarray, azimuth: float, elevation: float, folder: Pa
         for index in range(_CLIPS.value):
             rng = np.random.default_rng([index])
             yaw = float(rng.uniform(-180, 180))
-            label, audio = clip(rng, sounds, rotate(response, yaw))
+            label, audio = clip(rng, sounds, rotate(response, yaw), model.seconds)
             if index == 0:
                 write_wav(folder / f"{kind}.wav", audio, FOA_RATE)
             result = describe(audio, "ACN", "SN3D", FOA_RATE, model=model)
