@@ -142,8 +142,8 @@ def located(
         model = " ".join(str(found[key]) for key in ("class", "preset") if found.get(key))
         raise InputError(
             f"{where}: the weights of its language model ({model}) do not come with it. Download them "
-            "(docs/backbones.md) and name their folder: --weights FOLDER, weights=... in Python, or the "
-            f"environment variable {FILES[0]}"
+            f"(docs/backbones.md) and name their folder: weights=... in Python, --weights of a command that "
+            f"has it, or the environment variable {FILES[0]}"
         )
     return found
 

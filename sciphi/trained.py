@@ -21,11 +21,11 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from numpy.typing import NDArray
 
 import sciphi.seldnet
-from llm_bridge.adapters import model_metadata
+from llm_bridge.adapters import model_metadata, portable
 from llm_bridge.generate import Asked, Generator
 from llm_bridge.lora import LoraConfig
 from llm_bridge.protocol import Backbone
-from llm_bridge.trained import BACKBONES, build_backbone, rebuilt
+from llm_bridge.trained import BACKBONES, build_backbone, located, rebuilt
 from sciphi.heard import Heard, listen
 from sciphi.records import FOA_RATE, SceneTruth
 from sciphi.stream import STREAMS, asked_row, questions
@@ -131,15 +131,21 @@ def shipped() -> dict[str, Path]:
     return {path.parent.name: path.parent for path in sorted(_SHIPPED.glob(f"*/{RELEASE.config}"))}
 
 
-def load_describer(model: str | Path | None = None, which: str | int = "latest") -> Describer:
+def load_describer(
+    model: str | Path | None = None,
+    which: str | int = "latest",
+    weights: str | Path | None = None,
+) -> Describer:
     """A trained model, ready to describe.
 
     model: folder of a training run or of a release, name of a shipped one, None for the shipped default.
-    which: "latest", "best" or a step of a run. InputError: no such model, a damaged one, one of another
-    base model than is here (with both digests), missing weights.
+    which: "latest", "best" or a step of a run. weights: the folder of a base model whose weights are the
+    user's to bring (Phi-4); None: where the run had them, else the environment variable
+    LLM_BRIDGE_WEIGHTS. InputError: no such model, a damaged one, one of another base model than is here
+    (with both digests), missing weights.
     """
     saved = load_saved(_resolve(model), which)
-    task = _task(saved)
+    task = _task(saved, weights)
     wanted = export.to_json(model_metadata(task.backbone, task.lora))
     different = list(resolved.differences({key: saved.metadata.get(key) for key in wanted}, wanted))
     if different:
@@ -182,7 +188,7 @@ def release_describer(
     """A release of a training run's checkpoint; `results`: Markdown for its card, such as the table."""
     saved = load_saved(Path(run), which)
     config = {
-        "task": saved.task,
+        "task": {**saved.task, "backbone": portable(saved.task["backbone"])},
         "data": saved.data,
         "metadata": saved.metadata,
         "step": saved.step,
@@ -202,10 +208,11 @@ def initial_params(task: DescribeTask, encoder: str | Path, seed: int = 0) -> Pa
     return params
 
 
-def _task(saved: Saved) -> DescribeTask:
+def _task(saved: Saved, weights: str | Path | None = None) -> DescribeTask:
     settings, where = saved.task, str(saved.path)
     lora: Mapping[str, Any] | None = settings.get("lora")
-    backbone: Backbone = build_backbone(settings["backbone"], where, _KNOWN)
+    found = located(settings["backbone"], where, weights)
+    backbone: Backbone = build_backbone(found, where, _KNOWN)
     return DescribeTask(
         backbone,
         lora=None if lora is None else rebuilt(lora, _Lora, where),
