@@ -4,14 +4,12 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
-
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
 from spatial_core.errors import InputError
+from spatial_core.train import precompile as precompile_module
 from spatial_core.train import targets
 from spatial_core.train.config import TrainConfig
 from spatial_core.train.operations import product_flops
@@ -119,17 +117,44 @@ def test_impossible_requests_are_refused(monkeypatch) -> None:
         precompile(config(), "v5p-8")
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu")
-def test_the_tpu_compiler_shards_over_chips_and_refuses_what_is_too_large() -> None:
-    whole = precompile(config(), "v5e-1")
-    split = precompile(config(mesh=MeshConfig(data=1, fsdp=-1)), "v5e-4")
-    assert whole.exact and split.exact and whole.fits and split.fits
-    assert split.mesh == {"data": 1, "fsdp": 4}
-    # The large matrix and its moments are split, the rest is some kilobytes.
-    np.testing.assert_allclose(split.compiled.arguments, whole.compiled.arguments / 4, rtol=0.02)
-    with pytest.raises(InputError, match="8 rows in 4 parts does not divide over 4 devices"):
-        precompile(config(microbatches=4), "v5e-4")
-    large = precompile(config(task=ToyTask(features=65536, width=65536)), "v5e-1")
-    assert not large.fits
-    assert "does not fit" in large.text()
+def test_a_batch_that_does_not_fit_is_answered_with_one_that_does(monkeypatch) -> None:
+    # 8 bytes of activations a row and unit of width on the CPU, beside 25 MB of state.
+    monkeypatch.setattr(targets, "has_tpu_compiler", lambda: False)
+    small = dataclasses.replace(targets.find("h100-80g"), memory=2**27, usable=2**27)
+    monkeypatch.setattr(targets, "find", lambda name: small)
+    data = ToyStream(batch_size=65536)
+    report = precompile(config(data=data, microbatches=4), "h100-80g", tries=3)
+    assert not report.fits
+    largest = report.largest
+    assert 0 < largest.rows < largest.refused <= 65536 and len(largest.tried) <= 3
+    assert largest.rows % 4 == 0
+    fitting = config(data=ToyStream(batch_size=largest.rows), microbatches=4)
+    assert precompile(fitting, "h100-80g").fits
+    assert f"largest batch  {largest.rows:,} rows" in report.text()
+    assert precompile(config(data=data), "h100-80g", tries=0).largest is None
+
+
+@pytest.mark.parametrize(
+    ("message", "wanted", "lines"),
+    [
+        (
+            "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries "
+            "(33.00G) exceeds available HBM (15.75G).",
+            33 * 2**30,
+            1,
+        ),
+        (
+            "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space hbm. Used "
+            "512.50M of 95.74G hbm.\n\nTotal hbm usage >= 1G:\n    program  1G\n\n"
+            "  Largest program allocations in hbm:\n\n  1. Size: 1G\n",
+            int(512.5 * 2**20),
+            3,
+        ),
+        ("RESOURCE_EXHAUSTED: no", None, 1),
+    ],
+)
+def test_the_message_of_the_compiler_is_kept_without_its_pages(message, wanted, lines) -> None:
+    refused = precompile_module._refused(message)
+    assert refused.wanted == wanted
+    assert len(refused.refusal.splitlines()) == lines
+    assert message.startswith(refused.refusal.splitlines()[0])
