@@ -32,7 +32,7 @@ from spatial_core.errors import InputError
 from spatial_core.io import places
 
 NAME = "manifest.json"
-_PREFIX = "scenes"
+PREFIX = "scenes"
 FORMAT = "sciphi scene set"
 VERSION = 1
 MAX_SHARDS = 10**5
@@ -66,6 +66,14 @@ class Manifest:
     def complete(self) -> bool:
         """Whether every shard is finished."""
         return len(self.shards) == self.num_shards
+
+    def require_complete(self, folder: Path) -> None:
+        """InputError unless every shard is finished."""
+        if not self.complete:
+            raise InputError(
+                f"{folder} is unfinished: {len(self.shards)} of {self.num_shards} shards. Run the "
+                "same export again to finish it"
+            )
 
     @property
     def digest(self) -> str:
@@ -162,11 +170,7 @@ class SceneSet:
     def __init__(self, directory: str | Path, verify: bool = True) -> None:
         self.directory = Path(directory)
         self.manifest = load(self.directory)
-        if not self.manifest.complete:
-            raise InputError(
-                f"{self.directory} is unfinished: {len(self.manifest.shards)} of "
-                f"{self.manifest.num_shards} shards. Run the same export again to finish it"
-            )
+        self.manifest.require_complete(self.directory)
         entries = dict(sorted(self.manifest.shards.items()))
         faults = [
             fault
@@ -254,7 +258,7 @@ def load(folder: Path) -> Manifest:
 
 
 def _shard_name(number: int, count: int) -> str:
-    return f"{_PREFIX}-{number:05d}-of-{count:05d}.arrayrecord"
+    return f"{PREFIX}-{number:05d}-of-{count:05d}.arrayrecord"
 
 
 def _plan(config: SceneSetConfig, scenes: FoaScenes, folder: Path) -> Manifest:
@@ -299,7 +303,7 @@ def _export(
 ) -> Manifest:
     work = ShardWork(
         what=f"scenes of {manifest.split}",
-        prefix=_PREFIX,
+        prefix=PREFIX,
         count=manifest.count,
         shard_size=config.shard_size,
         open=partial(_SceneMaker, config, manifest.split),
