@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import jax
 import numpy as np
 from flax import nnx
 from jaxtyping import Float, Int
@@ -39,11 +40,13 @@ class Describer(Bridge):
         backbone: Backbone,
         lora: LoraConfig | None,
         encoder: SeldNetConfig,
+        train_encoder: bool = True,
         *,
         rngs: nnx.Rngs,
     ):
         super().__init__(backbone, lora, TOKEN_WIDTH, rngs=rngs)
         self.spatial = SeldNet(encoder, rngs=rngs)
+        self.train_encoder = train_encoder
 
     def embed(
         self,
@@ -52,7 +55,10 @@ class Describer(Bridge):
         audio: Float[Array, "b l a"],
     ) -> Float[Array, "b n d"]:
         """Word embeddings with the soft tokens in their places; `tokens` are the encoder's features."""
-        return super().embed(ids, self.spatial.encode(tokens), audio)
+        spatial = self.spatial.encode(tokens)
+        return super().embed(
+            ids, spatial if self.train_encoder else jax.lax.stop_gradient(spatial), audio
+        )
 
 
 @dataclass(frozen=True)
@@ -64,11 +70,15 @@ class DescribeTask(BridgeTask):
       soft: spatial tokens of a clip, 10 a second.
       spectral: tokens of the spectral stream, as many as the backbone's audio encoder gives.
       encoder: the spatial encoder.
+      train_encoder: whether it learns, too, as in the paper. A language model that begins from nothing
+        would undo what the encoder has learned before it can read it: then False, and
+        `OptimizerConfig.frozen` keeps weight decay off it.
     """
 
     soft: int = 100
     spectral: int = 125
     encoder: SeldNetConfig = field(default_factory=SeldNetConfig)
+    train_encoder: bool = True
 
     def __post_init__(self) -> None:
         for name in ("soft", "spectral"):
@@ -102,7 +112,7 @@ class DescribeTask(BridgeTask):
 
     def build(self, rngs: nnx.Rngs) -> Describer:
         """The model with fresh parameters."""
-        return Describer(self.backbone, self.lora, self.encoder, rngs=rngs)
+        return Describer(self.backbone, self.lora, self.encoder, self.train_encoder, rngs=rngs)
 
     def is_trained(self, path: str) -> bool:
         """Whether the parameter of a "/"-path belongs to the state."""
