@@ -36,9 +36,7 @@ def test_the_intensity_of_a_swapped_wave_points_where_the_swapped_truth_says(swa
 
 def test_there_are_sixteen_and_all_differ() -> None:
     truth = SceneTruth(100.0, 0.3, None, None, (_source(70.0, 25.0),))
-    places = {
-        (round(s.azimuth), round(s.elevation)) for w in SWAPS for s in w.truth(truth).sources
-    }
+    places = {(round(s.azimuth), round(s.elevation)) for w in SWAPS for s in w.truth(truth).sources}
     assert len(places) == len(SWAPS) == 16
     same = SWAPS[0].truth(truth).sources[0]
     assert (same.azimuth, same.elevation) == pytest.approx((70.0, 25.0))
