@@ -6,6 +6,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+# Until something fits, aim a little below the limit: a batch refused by a hair teaches little.
+_FIRST = 0.99
+
 
 @dataclass(frozen=True)
 class Largest:
@@ -49,7 +52,8 @@ def find_largest(
     tried: list[int] = []
     while len(tried) < tries and high - low > unit:
         # Strictly between what fits and what does not.
-        steps = int(_guess(sizes, limit, (low + high) / 2) // unit)
+        aim = limit if low else _FIRST * limit
+        steps = int(_guess(sizes, aim, (low + high) / 2) // unit)
         batch = unit * min(max(steps, low // unit + 1), (high - 1) // unit)
         fits, size = need(batch)
         tried.append(batch)

@@ -39,8 +39,8 @@ class Compiled:
 
     results: outputs that do not overwrite an argument. flops, accessed: by the compiler's count, the
     body of a scanned layer once. traffic: what the program moves, loops as often as they run. refusal:
-    the compiler's message if that needs too much memory, and then the rest is 0 but for `wanted`, the
-    bytes that it names (None if it names none).
+    the compiler's message if that needs too much memory, and then the rest is 0 but for what it names:
+    bytes wanted and available (None if it names none).
     """
 
     arguments: int = 0
@@ -53,6 +53,7 @@ class Compiled:
     traffic: Traffic = field(default_factory=lambda: Traffic((), 0, 0))
     refusal: str | None = None
     wanted: int | None = None
+    available: int | None = None
 
     @property
     def peak(self) -> int:
@@ -193,7 +194,9 @@ def precompile(
     # Rooms that share a response stay together in some streams.
     unit = math.lcm(config.microbatches * devices, getattr(config.data, "crops_per_rir", 1))
     fixed = sum(size for name, size in found.held.items() if name != "batch")
-    largest = find_largest(need, found.rows, _needs(found), fixed, machine.usable, unit, tries)
+    # The compiler keeps a little of a chip's memory for itself.
+    limit = found.compiled.available or machine.usable
+    largest = find_largest(need, found.rows, _needs(found), fixed, limit, unit, tries)
     return dataclasses.replace(found, largest=largest)
 
 
@@ -287,9 +290,17 @@ def _refused(message: str) -> Compiled:
     """The message without its list of the largest arrays, which goes on for pages."""
     lines = message.split("Largest program allocations")[0].splitlines()
     kept = [line.strip() for line in lines if line.strip()][:8]
-    wanted = re.search(r"(?:Used|temporaries) \(?([\d.]+)([KMGT])", message)
-    size = int(float(wanted[1]) * _UNITS[wanted[2]]) if wanted else None
-    return Compiled(refusal="\n".join(kept), wanted=size)
+    return Compiled(
+        refusal="\n".join(kept),
+        wanted=_size(r"(?:Used|temporaries) \(?", message),
+        available=_size(r"(?:Used \S+ of|available HBM) \(?", message),
+    )
+
+
+def _size(before: str, message: str) -> int | None:
+    """Bytes of '15.75G' after a pattern."""
+    found = re.search(before + r"([\d.]+)([KMGT])", message)
+    return int(float(found[1]) * _UNITS[found[2]]) if found else None
 
 
 def _count(tree: Any) -> int:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -135,12 +136,13 @@ def test_a_batch_that_does_not_fit_is_answered_with_one_that_does(monkeypatch) -
 
 
 @pytest.mark.parametrize(
-    ("message", "wanted", "lines"),
+    ("message", "wanted", "available", "lines"),
     [
         (
             "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries "
             "(33.00G) exceeds available HBM (15.75G).",
             33 * 2**30,
+            int(15.75 * 2**30),
             1,
         ),
         (
@@ -148,13 +150,16 @@ def test_a_batch_that_does_not_fit_is_answered_with_one_that_does(monkeypatch) -
             "512.50M of 95.74G hbm.\n\nTotal hbm usage >= 1G:\n    program  1G\n\n"
             "  Largest program allocations in hbm:\n\n  1. Size: 1G\n",
             int(512.5 * 2**20),
+            int(95.74 * 2**30),
             3,
         ),
-        ("RESOURCE_EXHAUSTED: no", None, 1),
+        ("RESOURCE_EXHAUSTED: no", None, None, 1),
     ],
 )
-def test_the_message_of_the_compiler_is_kept_without_its_pages(message, wanted, lines) -> None:
+def test_the_message_of_the_compiler_is_kept_without_its_pages(
+    message, wanted, available, lines
+) -> None:
     refused = precompile_module._refused(message)
-    assert refused.wanted == wanted
+    assert (refused.wanted, refused.available) == (wanted, available)
     assert len(refused.refusal.splitlines()) == lines
     assert message.startswith(refused.refusal.splitlines()[0])
