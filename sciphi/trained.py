@@ -42,7 +42,6 @@ DEFAULT_NAME = "tiny"
 BATCH = 16
 _KNOWN = {**BACKBONES, "TinyDescriber": "sciphi.backbone"}
 _SHIPPED = Path(__file__).parent / "pretrained"
-_SIZES = ("soft", "spectral", "length", "answer_length")
 
 
 @dataclass(frozen=True)
@@ -217,7 +216,10 @@ def _task(saved: Saved, weights: str | Path | None = None) -> DescribeTask:
         backbone,
         lora=None if lora is None else rebuilt(lora, _Lora, where),
         encoder=rebuilt(settings["encoder"], sciphi.seldnet, where),
-        **{name: int(settings[name]) for name in _SIZES},
+        soft=int(settings["soft"]),
+        spectral=int(settings["spectral"]),
+        length=int(settings["length"]),
+        answer_length=int(settings["answer_length"]),
     )
 
 
