@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,6 @@ from llm_bridge.layout import MAX_SOFT, add_turn, make_row, pad_answers, pad_row
 from llm_bridge.protocol import Backbone
 from llm_bridge.qa.asking import Question
 from llm_bridge.qa.book import QuestionBook
-from llm_bridge.qa.formats import reasoned
 from llm_bridge.qa.plan import plan_questions
 from llm_bridge.tokens.audio_cache import AudioCache
 from llm_bridge.tokens.record import Talker
@@ -83,8 +82,6 @@ class QuestionStream:
       batch_size: rows of the global batch; the paper's 8 are one row at a time, accumulated.
       turns: questions of task 2 or 4 about one clip that share a row, as in a conversation. The
         paper's rows ask one; more give a small model more to learn from each clip that it hears.
-      reason: begin the answer to the first question of Task 2 or 4 in a row with where everybody is
-        (`qa.formats.reasoned`); answers are scored by what follows.
       style: of the system prompts, "full" or "brief".
       book: JSON file of question wordings; None for those that ship.
       source: mono audio that is heard, "audio" (dry) or "mixed".
@@ -98,7 +95,6 @@ class QuestionStream:
     batch_size: int = 8
     turns: int = 1
     seed: int = 0
-    reason: bool = False
     style: str = "full"
     book: str | None = None
     source: str = "audio"
@@ -195,19 +191,9 @@ class QuestionStream:
             raise InputError(f"host {host} of {hosts} for a batch of {self.batch_size}")
         share = self.batch_size // hosts
         rows = self.asked(step)[host * share : (host + 1) * share]
-        if self.reason:
-            rows = [self._reasoned(row) for row in rows]
         return question_batch(
             self.backbone, self.clips, rows, self.soft, self.length, self.answer_length
         )
-
-    def _reasoned(self, row: Asked) -> Asked:
-        """The row with the places in front of its first answer; the others have them in view."""
-        clip, (first, *others) = row
-        if first.task not in (2, 4):
-            return row
-        answer = reasoned(self.clips.talkers[clip], first.answer)
-        return clip, (replace(first, answer=answer), *others)
 
     def iterate(
         self, start_step: int = 0, host: int = 0, hosts: int = 1

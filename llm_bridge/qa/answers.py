@@ -23,7 +23,6 @@ from llm_bridge.qa.formats import (
     NONE,
     SIGNED_ELEVATIONS,
     TALKERS,
-    THEREFORE,
     YES,
     Location,
     Placed,
@@ -39,7 +38,6 @@ from llm_bridge.qa.formats import (
     format_transcript,
     format_utterances,
     format_yes_no,
-    reasoned,
     snapped,
 )
 from spatial_core.errors import InputError
@@ -74,7 +72,6 @@ __all__ = [
     "parse_task2",
     "parse_task3",
     "parse_task4",
-    "reasoned",
     "snapped",
 ]
 
@@ -208,12 +205,9 @@ _PARSERS: dict[int, Callable[[str, bool], Parsed]] = {
 
 
 def parse_answer(task: int, text: str, strict: bool = True) -> Parsed:
-    """Answer of any task: the value is that of parse_task1..4. What is `reasoned` counts by its end."""
+    """Answer of any task: the value is that of parse_task1..4."""
     if task not in _PARSERS:
         raise InputError(f"tasks are 1, 2, 3 and 4, got {task!r}")
-    places, found, answer = text.partition(THEREFORE)
-    if found and task in (2, 4) and places.lstrip().startswith("azimuth_degrees_1="):
-        text = answer
     return _PARSERS[task](text, strict)
 
 

@@ -28,7 +28,6 @@ T = TypeVar("T")
 TALKERS = 2  # slots of an answer: the first and the second to be heard
 NONE = "none"
 YES, NO = "yes", "no"
-THEREFORE = "; "  # between the places that an answer rests on and the answer
 
 # The encoder's elevation grid has steps of 11.25 degrees, the answers' list steps of 10.
 ELEVATION_TEXT = ClassGrid("elevation in answers", -90.0, 90.0, 19)
@@ -159,14 +158,6 @@ def format_locations(places: Sequence[Placed]) -> str:
     _check_count(places)
     fields = [_location_fields(slot, _at(places, slot)) for slot in range(TALKERS)]
     return ", ".join(fields)
-
-
-def reasoned(talkers: Sequence[Placed], answer: str) -> str:
-    """An answer to Task 2 or 4 with what it rests on before it: where everybody is, as in Task 1.
-
-    A model that says the places first reads them off again when it compares them.
-    """
-    return f"{format_locations(talkers)}{THEREFORE}{answer}"
 
 
 def format_utterances(talkers: Sequence[TalkerLike]) -> str:

@@ -15,7 +15,6 @@ from llm_bridge.backbones.tiny import TinyBackbone
 from llm_bridge.generate import Asked, Generator
 from llm_bridge.layout import MONO, SPATIAL, make_row, pad_answers, pad_rows, rows_of_batch
 from llm_bridge.lora import LoraConfig
-from llm_bridge.qa.answers import format_locations, parse_answer
 from llm_bridge.stream import TABLE_4, QuestionStream, question_batch
 from llm_bridge.task import BridgeTask
 from spatial_core.errors import InputError
@@ -237,17 +236,3 @@ def test_questions_about_one_clip_share_a_row():
     assert [list(row.answer) for row in rows_of_batch(batch, 2)] == [
         [*ids.encode(asked[0].answer), stop] for _, asked in shared
     ]
-
-
-def test_a_reasoned_answer_says_the_places_first_and_counts_by_its_end():
-    stream = _stream(stages=((1, 0, 40, 0, 0),), turns=2, reason=True, length=200)
-    clip, (first, *_) = stream.asked(0)[0]
-    batch = stream.batch(0)
-    row = rows_of_batch(batch, 1)[0]
-    said = BACKBONE.tokenizer.decode(row.answer)
-    assert said == f"{format_locations(stream.clips.talkers[clip])}; {first.answer}"
-    assert parse_answer(2, said).value is (first.answer == "yes")
-    assert parse_answer(2, said.replace(first.answer, "perhaps")).value is None
-    assert parse_answer(1, said.partition(";")[0]).ok
-    # Words of an answer to task 4 are no reason.
-    assert parse_answer(4, "[Go; stay.]").value == parse_answer(4, "[Go; stay.]", False).value
