@@ -43,24 +43,10 @@ def check_length(samples: int) -> None:
 
 @dataclass(frozen=True)
 class Row:
-    """One example as ids: the prompt with placeholders, and the answer with its stop id.
-
-    more: prompt and answer of further questions about the same clip, as a conversation goes on.
-    """
+    """One example as ids: the prompt with placeholders, and the answer with its stop id."""
 
     prompt: tuple[int, ...]
     answer: tuple[int, ...]
-    more: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...] = ()
-
-    @property
-    def ids(self) -> tuple[int, ...]:
-        """All of it."""
-        return sum(((*asked, *said) for asked, said in self.turns), ())
-
-    @property
-    def turns(self) -> tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]:
-        """Prompt and answer of each turn."""
-        return ((self.prompt, self.answer), *self.more)
 
     @property
     def spatial(self) -> int:
@@ -99,15 +85,6 @@ def make_row(
     return Row((*before, *heard, *after), tuple(text))
 
 
-def add_turn(backbone: Backbone, row: Row, user: str, answer: str) -> Row:
-    """The row with one more question and its answer: the prompt of a chat without its beginning."""
-    ids = backbone.ids
-    before, after = backbone.prompt("", user)
-    asked = tuple(i for i in (*before, *after) if i != ids.bos)
-    turn = (asked, (*backbone.tokenizer.encode(answer), ids.stop[0]))
-    return Row(row.prompt, row.answer, (*row.more, turn))
-
-
 def pad_rows(
     rows: Sequence[Row], pad: int, length: int, left: bool = False
 ) -> dict[str, NDArray[np.generic]]:
@@ -119,10 +96,10 @@ def pad_rows(
     ids = np.full((len(rows), length), pad, np.int32)
     valid = np.zeros((len(rows), length), bool)
     for i, row in enumerate(rows):
-        whole = row.ids
+        whole = row.prompt + row.answer
         if len(whole) > length:
             raise InputError(
-                f"row {i} has {len(whole)} ids ({row.spatial + row.mono} soft, {len(row.turns)} questions): "
+                f"row {i} has {len(whole)} ids ({row.spatial + row.mono} soft, {len(row.answer)} of the answer): "
                 f"more than the {length} of a row; raise the length or shorten clip or question"
             )
         start = length - len(whole) if left else 0
@@ -142,17 +119,13 @@ def pad_answers(rows: Sequence[Row], length: int) -> dict[str, NDArray[np.generi
     slots = np.zeros((len(rows), length), np.int32)
     ids, weight = np.zeros_like(slots), np.zeros(slots.shape, np.float32)
     for i, row in enumerate(rows):
-        count = sum(len(said) for _, said in row.turns)
-        if not row.answer or count > length:
+        count = len(row.answer)
+        if not 1 <= count <= length:
             raise InputError(
-                f"the answers of row {i} have {count} ids: 1 to {length} fit; raise the answers' length"
+                f"the answer of row {i} has {count} ids: 1 to {length} fit; raise the answers' length"
             )
-        at, place = 0, 0
-        for asked, said in row.turns:
-            at += len(asked)
-            slots[i, place : place + len(said)] = np.arange(at - 1, at + len(said) - 1)
-            ids[i, place : place + len(said)] = said
-            at, place = at + len(said), place + len(said)
+        slots[i, :count] = np.arange(len(row.prompt) - 1, len(row.prompt) + count - 1)
+        ids[i, :count] = row.answer
         weight[i, :count] = 1.0
     return {"answer_slots": slots, "answer_ids": ids, "answer_weight": weight}
 
@@ -178,14 +151,10 @@ def checked_soft(values: NDArray[np.floating], width: int) -> NDArray[np.floatin
 
 
 def rows_of_batch(batch: Mapping[str, NDArray[np.generic]], count: int) -> list[Row]:
-    """The first `count` rows that `pad_rows` and `pad_answers` made arrays of, each up to its first answer."""
+    """The first `count` rows that `pad_rows` and `pad_answers` made arrays of."""
     rows = []
     for i in range(min(count, len(batch["ids"]))):
-        said = batch["answer_weight"][i] > 0
-        slots = batch["answer_slots"][i]
-        # The first answer's slots follow each other; a further question leaves a gap.
-        said &= slots - slots[0] == np.arange(len(slots))
-        answer = batch["answer_ids"][i][said]
-        prompt = batch["ids"][i][: int(slots[0]) + 1]
+        answer = batch["answer_ids"][i][batch["answer_weight"][i] > 0]
+        prompt = batch["ids"][i][: int(batch["answer_slots"][i][0]) + 1]
         rows.append(Row(tuple(map(int, prompt)), tuple(map(int, answer))))
     return rows

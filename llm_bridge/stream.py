@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llm_bridge.adapters import token_metadata
-from llm_bridge.layout import MAX_SOFT, add_turn, make_row, pad_answers, pad_rows, pad_soft
+from llm_bridge.layout import MAX_SOFT, make_row, pad_answers, pad_rows, pad_soft
 from llm_bridge.protocol import Backbone
 from llm_bridge.qa.asking import Question
 from llm_bridge.qa.book import QuestionBook
@@ -28,9 +28,6 @@ from llm_bridge.tokens.record import Talker
 from llm_bridge.tokens.token_set import TokenSet
 from spatial_core.data.prefetch import iterate_steps
 from spatial_core.errors import InputError
-
-# A clip by its place in the set, and what is asked about it in one row.
-Asked = tuple[int, tuple[Question, ...]]
 
 # (steps, questions of task 1, 2, 3, 4) of each stage, as in table 4.
 TABLE_4 = (
@@ -80,8 +77,6 @@ class QuestionStream:
       stages: (steps, questions of tasks 1 to 4) of each stage, one after the other; the last goes on
         for as long as the run does.
       batch_size: rows of the global batch; the paper's 8 are one row at a time, accumulated.
-      turns: questions of task 2 or 4 about one clip that share a row, as in a conversation. The
-        paper's rows ask one; more give a small model more to learn from each clip that it hears.
       style: of the system prompts, "full" or "brief".
       book: JSON file of question wordings; None for those that ship.
       source: mono audio that is heard, "audio" (dry) or "mixed".
@@ -93,7 +88,6 @@ class QuestionStream:
     split: str = "train"
     stages: tuple[tuple[int, int, int, int, int], ...] = TABLE_4
     batch_size: int = 8
-    turns: int = 1
     seed: int = 0
     style: str = "full"
     book: str | None = None
@@ -103,7 +97,7 @@ class QuestionStream:
     answer_length: int = 160
     threads: int = 2
     _open: list[Clips] = field(init=False, repr=False, compare=False, default_factory=list)
-    _passes: dict[tuple[int, int], list[Asked]] = field(
+    _passes: dict[tuple[int, int], list[tuple[int, Question]]] = field(
         init=False, repr=False, compare=False, default_factory=dict
     )
     _lock: threading.RLock = field(
@@ -111,8 +105,6 @@ class QuestionStream:
     )
 
     def __post_init__(self) -> None:
-        if self.turns < 1:
-            raise InputError(f"QuestionStream.turns is {self.turns}: 1 question a row or more")
         if not self.stages:
             raise InputError("QuestionStream.stages is empty: give at least one stage")
         for stage in self.stages:
@@ -153,12 +145,11 @@ class QuestionStream:
     def _book(self) -> QuestionBook:
         return QuestionBook.load(self.book, self.style)
 
-    def asked(self, step: int) -> list[Asked]:
-        """Clip and questions of each row of the global batch of a step."""
+    def asked(self, step: int) -> list[tuple[int, Question]]:
+        """(clip, question) of each row of the global batch of a step."""
         stage, since = self._stage(step)
         first = since * self.batch_size
-        counts = enumerate(self.stages[stage][1:], 1)
-        size = sum(-(-count // _width(task, self.turns)) for task, count in counts)
+        size = sum(self.stages[stage][1:])
         indices = range(first, first + self.batch_size)
         return [self._pass(stage, index // size)[index % size] for index in indices]
 
@@ -170,8 +161,8 @@ class QuestionStream:
             step -= steps
         return len(self.stages) - 1, step
 
-    def _pass(self, stage: int, number: int) -> list[Asked]:
-        """All rows of one pass of a stage, in the order in which they are asked."""
+    def _pass(self, stage: int, number: int) -> list[tuple[int, Question]]:
+        """All questions of one pass of a stage, in the order in which they are asked."""
         with self._lock:
             if (stage, number) not in self._passes:
                 rng = np.random.default_rng([self.seed, stage, number])
@@ -181,8 +172,7 @@ class QuestionStream:
                 # Threads are at most one pass behind each other.
                 for old in [key for key in self._passes if key < (stage, number - 1)]:
                     del self._passes[old]
-                rows = share_rows(plan, self.turns)
-                self._passes[stage, number] = [rows[i] for i in rng.permutation(len(rows))]
+                self._passes[stage, number] = [plan[i] for i in rng.permutation(len(plan))]
             return self._passes[stage, number]
 
     def batch(self, step: int, host: int = 0, hosts: int = 1) -> dict[str, np.ndarray]:
@@ -202,49 +192,18 @@ class QuestionStream:
         return iterate_steps(lambda step: self.batch(step, host, hosts), start_step, self.threads)
 
 
-def share_rows(plan: Sequence[tuple[int, Question]], turns: int) -> list[Asked]:
-    """Questions of a plan by rows: up to `turns` of task 2, or of task 4, about one clip share one.
-
-    There are as many rows of a task as its questions would fill; where clips have too few to fill
-    theirs, the emptiest rows are left out, and their questions with them.
-    """
-    rows: list[Asked] = []
-    for task in sorted({question.task for _, question in plan}):
-        width = _width(task, turns)
-        of_clip: dict[int, list[Question]] = {}
-        for clip, question in plan:
-            if question.task == task:
-                of_clip.setdefault(clip, []).append(question)
-        cut = [
-            (clip, tuple(asked[first : first + width]))
-            for clip, asked in of_clip.items()
-            for first in range(0, len(asked), width)
-        ]
-        cut.sort(key=lambda row: -len(row[1]))
-        rows += cut[: -(-sum(len(asked) for asked in of_clip.values()) // width)]
-    return rows
-
-
-def _width(task: int, turns: int) -> int:
-    """Questions that share a row. Tasks 1 and 3 ask for all there is: a second answer copies the first."""
-    return turns if task in (2, 4) else 1
-
-
 def question_batch(
     backbone: Backbone,
     clips: Clips,
-    asked: Sequence[Asked],
+    asked: Sequence[tuple[int, Question]],
     soft: int,
     length: int,
     answer_length: int,
 ) -> dict[str, np.ndarray]:
-    """The arrays that `BridgeTask.loss` reads, for the clip and the questions of each row."""
-    rows = []
-    for clip, (first, *others) in asked:
-        row = make_row(backbone, first.system, first.user, len(clips.tokens[clip]), first.answer)
-        for other in others:
-            row = add_turn(backbone, row, other.user, other.answer)
-        rows.append(row)
+    """The arrays that `BridgeTask.loss` reads, for (clip, question) of each row."""
+    rows = [
+        make_row(backbone, q.system, q.user, len(clips.tokens[clip]), q.answer) for clip, q in asked
+    ]
     return {
         **pad_rows(rows, backbone.ids.pad, length),
         **pad_answers(rows, answer_length),

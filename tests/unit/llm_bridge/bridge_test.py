@@ -13,7 +13,7 @@ import pytest
 from llm_bridge import layout
 from llm_bridge.backbones.tiny import TinyBackbone
 from llm_bridge.generate import Asked, Generator
-from llm_bridge.layout import MONO, SPATIAL, make_row, pad_answers, pad_rows, rows_of_batch
+from llm_bridge.layout import MONO, SPATIAL, make_row, pad_answers, pad_rows
 from llm_bridge.lora import LoraConfig
 from llm_bridge.stream import TABLE_4, QuestionStream, question_batch
 from llm_bridge.task import BridgeTask
@@ -125,11 +125,11 @@ def test_batches_depend_on_seed_and_step_alone():
 
 def test_stages_ask_their_own_tasks():
     stream = _stream(stages=((2, 16, 0, 0, 0), (2, 0, 16, 0, 0), (1, 0, 0, 8, 8)))
-    tasks = [{q.task for _, (q,) in stream.asked(step)} for step in range(4)]
+    tasks = [{q.task for _, q in stream.asked(step)} for step in range(4)]
     assert tasks == [{1}, {1}, {2}, {2}]
-    later = [q.task for step in range(4, 10) for _, (q,) in stream.asked(step)]
+    later = [q.task for step in range(4, 10) for _, q in stream.asked(step)]
     assert set(later) == {3, 4} and later.count(3) == later.count(4)
-    first = {q.user for step in (0, 1) for _, (q,) in stream.asked(step)}
+    first = {q.user for step in (0, 1) for _, q in stream.asked(step)}
     assert len(first) > 4
     assert [sum(stage[0] for stage in TABLE_4[: i + 1]) for i in range(5)] == [
         2000, 3500, 5000, 8000, 11000,
@@ -179,7 +179,7 @@ def test_greedy_answers_equal_those_of_the_model_without_a_cache(params):
 def test_samples_show_question_truth_and_answer(params):
     stream = _stream()
     lines = TASK.samples(params, stream.batch(0))
-    for line, (_, (question,)) in zip(lines, stream.asked(0)):
+    for line, (_, question) in zip(lines, stream.asked(0)):
         asked, right, said = line.split("\n")
         assert question.user in asked and right.endswith(question.answer) and "model:" in said
 
@@ -208,31 +208,8 @@ def test_with_adapters_only_they_and_the_projector_are_trained():
 def test_question_batch_refuses_what_does_not_fit():
     clips, stream = made_up_clips(5), _stream()
     asked = [(0, stream.asked(0)[0][1])]
-    with pytest.raises(InputError, match="answers of row 0"):
+    with pytest.raises(InputError, match="answer of row 0"):
         question_batch(BACKBONE, clips, asked, 8, 96, 2)
     with pytest.raises(InputError, match="soft tokens"):
         question_batch(BACKBONE, clips, asked, 4, 96, 64)
     assert pad_answers([make_row(BACKBONE, "", "?", 1, "no")], 4)["answer_weight"].sum() == 2
-
-
-def test_questions_about_one_clip_share_a_row():
-    """Every answer of a row is predicted from the slot before it, and all are of the row's clip."""
-    stream = _stream(stages=((1, 8, 60, 0, 0),), turns=3, length=160)
-    rows = stream._pass(0, 0)
-    widths = {task: [len(asked) for _, asked in rows if asked[0].task == task] for task in (1, 2)}
-    assert widths[1] == [1] * 8 and len(widths[2]) == 20 and max(widths[2]) == 3
-    ids, stop = BACKBONE.tokenizer, BACKBONE.ids.stop[0]
-    shared = [row for row in rows if len(row[1]) == 3][:2]
-    batch = question_batch(BACKBONE, stream.clips, shared, 8, 160, 64)
-    for i, (_, asked) in enumerate(shared):
-        said = batch["answer_weight"][i] > 0
-        np.testing.assert_array_equal(
-            batch["answer_ids"][i][said], batch["ids"][i][batch["answer_slots"][i][said] + 1]
-        )
-        wanted = [id for question in asked for id in (*ids.encode(question.answer), stop)]
-        assert batch["answer_ids"][i][said].tolist() == wanted
-        text = ids.decode([int(id) for id in batch["ids"][i] if id >= 0])
-        assert all(question.user in text for question in asked)
-    assert [list(row.answer) for row in rows_of_batch(batch, 2)] == [
-        [*ids.encode(asked[0].answer), stop] for _, asked in shared
-    ]
