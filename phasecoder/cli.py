@@ -7,9 +7,9 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
-from spatial_core.errors import InputError, run_command
+from spatial_core.command import check_plot, make_parser
+from spatial_core.errors import run_command
 
 _EPILOG = """examples:
   phasecoder localize room.wav --mics respeaker_4mic
@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line; the documentation's flags are tested against it."""
-    parser = _parser(
+    parser = make_parser(
         argparse.ArgumentParser,
         prog="phasecoder",
         description="From the sound at a few microphones to the direction of the talker.",
@@ -63,7 +63,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_localize(commands)
     _add_array(commands)
-    model = _parser(commands.add_parser, "model", help="the model that ships with the package")
+    model = make_parser(commands.add_parser, "model", help="the model that ships with the package")
     verbs = model.add_subparsers(dest="verb", required=True, metavar="COMMAND")
     card = verbs.add_parser("card", help="what it was trained on and how well it does")
     _add_model(card)
@@ -72,7 +72,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _add_localize(commands: argparse._SubParsersAction) -> None:
-    parser = _parser(
+    parser = make_parser(
         commands.add_parser,
         "localize",
         help="where the talker is in a recording",
@@ -105,9 +105,9 @@ def _add_localize(commands: argparse._SubParsersAction) -> None:
 
 
 def _add_array(commands: argparse._SubParsersAction) -> None:
-    array = _parser(commands.add_parser, "array", help="draw and check microphone arrays")
+    array = make_parser(commands.add_parser, "array", help="draw and check microphone arrays")
     verbs = array.add_subparsers(dest="verb", required=True, metavar="COMMAND")
-    check = _parser(
+    check = make_parser(
         verbs.add_parser,
         "check",
         help="find wrong units, swapped channels, unsynchronised channels",
@@ -127,10 +127,6 @@ def _add_array(commands: argparse._SubParsersAction) -> None:
     presets.set_defaults(run=_array_presets)
 
 
-def _parser(make: Callable[..., argparse.ArgumentParser], *args: str, **kwargs: str | None):
-    return make(*args, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
-
-
 def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", metavar="DIR", help="a trained checkpoint; the shipped one by default"
@@ -141,7 +137,7 @@ def _localize(arguments: argparse.Namespace) -> int:
     from phasecoder.api import localize
     from phasecoder.localization import CONVENTION
 
-    _check_plot(arguments.plot)
+    check_plot(arguments.plot)
     result = localize(
         arguments.audio,
         arguments.mics,
@@ -170,7 +166,7 @@ def _array_check(arguments: argparse.Namespace) -> int:
     from spatial_core.audio.io import load_audio
     from spatial_core.geometry.arrays import load_array
 
-    _check_plot(arguments.plot)
+    check_plot(arguments.plot)
     array = load_array(arguments.array)
     audio = load_audio(arguments.audio, sample_rate=None) if arguments.audio else None
     report = check_array(array, audio)
@@ -191,7 +187,7 @@ def _array_show(arguments: argparse.Namespace) -> int:
     from spatial_core.geometry.arrays import load_array
     from spatial_core.geometry.coords import to_spherical
 
-    _check_plot(arguments.plot)
+    check_plot(arguments.plot)
     array = load_array(arguments.array)
     print(
         f"{array.name}: {array.num_mics} microphones, {100 * array.aperture:.1f} cm across, "
@@ -233,16 +229,6 @@ def _model_card(arguments: argparse.Namespace) -> int:
 
     print(read_card(arguments.model))
     return 0
-
-
-def _check_plot(path: str | None) -> None:
-    """Refuse an impossible plot file before the work, not after it."""
-    if path is None:
-        return
-    if Path(path).suffix.lower() != ".png":
-        raise InputError(f"plots are PNG files: {path!r} must end in .png")
-    if not Path(path).absolute().parent.is_dir():
-        raise InputError(f"the folder of {path!r} does not exist: make it first")
 
 
 if __name__ == "__main__":

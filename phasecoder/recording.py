@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spatial_core.audio.blocks import checked_rate, float_samples, pieces, resampled
+from spatial_core.audio.blocks import checked_rate, float_samples, pieces, regular, resampled
 from spatial_core.audio.checks import name_channels
 from spatial_core.audio.io import AudioStream, stream_audio
 from spatial_core.data.records import HOP, SAMPLE_RATE, WINDOW
@@ -170,7 +170,7 @@ def open_recording(audio: AudioInput, array: MicArray, sample_rate: int | None) 
     rate = checked_rate(sample_rate, "sample_rate")
     if isinstance(audio, np.ndarray):
         cut = pieces(_as_float(audio, array), max(1, BLOCK * rate // SAMPLE_RATE))
-        blocks = _rebuilt(resampled(cut, rate, SAMPLE_RATE))
+        blocks = regular(resampled(cut, rate, SAMPLE_RATE), BLOCK)
     else:
         # Live blocks are passed on as they come, so that each is answered at once.
         live = (_as_float(np.asarray(block), array) for block in audio)
@@ -201,22 +201,7 @@ def _open_file(path: Path, array: MicArray, sample_rate: int | None) -> Recordin
 
 def _closing(stream: AudioStream) -> Iterator[NDArray[np.float32]]:
     with stream:
-        yield from _rebuilt(stream)
-
-
-def _rebuilt(blocks: Iterable[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
-    """The same samples in blocks of 64 hops, however they came: full batches for the encoder."""
-    held: list[NDArray[np.float32]] = []
-    count = 0
-    for block in blocks:
-        held.append(block)
-        count += block.shape[1]
-        while count >= BLOCK:
-            joined = np.concatenate(held, axis=1)
-            yield joined[:, :BLOCK]
-            held, count = [joined[:, BLOCK:]], count - BLOCK
-    if count:
-        yield np.concatenate(held, axis=1)
+        yield from regular(stream, BLOCK)
 
 
 def _note_rate(recording: Recording) -> None:

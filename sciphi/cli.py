@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from spatial_core.command import check_plot, make_parser
 from spatial_core.errors import InputError, run_command
 
 _DESCRIPTION = "From a first-order Ambisonic recording to what sounds where, and in what room."
@@ -65,13 +66,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line; the documentation's flags are tested against it."""
-    parser = _parser(
+    parser = make_parser(
         argparse.ArgumentParser, prog="sciphi", description=_DESCRIPTION, epilog=_EPILOG
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_describe(commands)
     _add_convert(commands)
-    model = _parser(
+    model = make_parser(
         commands.add_parser, "model", help="what ships with the package; releases of your own"
     )
     verbs = model.add_subparsers(dest="verb", required=True, metavar="COMMAND")
@@ -87,7 +88,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _add_describe(commands: argparse._SubParsersAction) -> None:
-    parser = _parser(
+    parser = make_parser(
         commands.add_parser,
         "describe",
         help="what sounds where in a recording",
@@ -115,7 +116,7 @@ def _add_describe(commands: argparse._SubParsersAction) -> None:
 
 
 def _add_convert(commands: argparse._SubParsersAction) -> None:
-    parser = _parser(
+    parser = make_parser(
         commands.add_parser,
         "convert",
         help="another channel order and normalisation; A-format to B-format",
@@ -129,10 +130,6 @@ def _add_convert(commands: argparse._SubParsersAction) -> None:
     parser.set_defaults(run=_convert)
 
 
-def _parser(make: Callable[..., argparse.ArgumentParser], *args: str, **kwargs: str | None):
-    return make(*args, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
-
-
 def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", metavar="DIR", help="a trained model: a run or a release; default: the shipped"
@@ -143,7 +140,7 @@ def _describe(arguments: argparse.Namespace) -> int:
     from sciphi.api import describe
     from sciphi.result import CONVENTION
 
-    _check_plot(arguments.plot)
+    check_plot(arguments.plot)
     result = describe(
         arguments.audio,
         arguments.order,
@@ -198,16 +195,6 @@ def _model_release(arguments: argparse.Namespace) -> int:
     results = Path(arguments.card).read_text(encoding="utf-8") if arguments.card else ""
     print(f"written: {release_describer(arguments.run_folder, out, results)}")
     return 0
-
-
-def _check_plot(path: str | None) -> None:
-    """Refuse an impossible plot file before the work, not after it."""
-    if path is None:
-        return
-    if Path(path).suffix.lower() != ".png":
-        raise InputError(f"plots are PNG files: {path!r} must end in .png")
-    if not Path(path).absolute().parent.is_dir():
-        raise InputError(f"the folder of {path!r} does not exist: make it first")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from sciphi.convention_check import BandPowers, convention_hints
 from sciphi.input_format import CHANNELS, InputFormat
 from sciphi.records import FOA_RATE
-from spatial_core.audio.blocks import checked_rate, float_samples, pieces, resampled
+from spatial_core.audio.blocks import checked_rate, float_samples, pieces, regular, resampled
 from spatial_core.audio.io import AudioStream, stream_audio
 from spatial_core.errors import InputError
 
@@ -34,6 +34,7 @@ DEAD_POWER = 1e-6
 FULL_SCALE = 0.999
 _CLIPPED_SHARE = 1e-3
 _BLOCK_SECONDS = 4
+_BLOCK = _BLOCK_SECONDS * FOA_RATE
 
 AudioInput = str | Path | NDArray[Any] | Iterable[NDArray[Any]]
 
@@ -178,7 +179,9 @@ def open_scene(
         audio = np.asarray(audio)
     if isinstance(audio, np.ndarray):
         samples = _four(_as_float(audio), "the audio", channels_are, notes)
-        blocks = _regular(resampled(pieces(samples, _BLOCK_SECONDS * hertz), hertz, FOA_RATE))
+        blocks = regular(
+            resampled(pieces(samples, _BLOCK_SECONDS * hertz), hertz, FOA_RATE), _BLOCK
+        )
     else:
         live = (_four(_as_float(np.asarray(b)), "a block", channels_are, []) for b in audio)
         blocks = resampled(live, hertz, FOA_RATE)
@@ -204,7 +207,7 @@ def _open_file(path: Path, channels_are: InputFormat, rate: int | None) -> FoaRe
 
 def _closing(stream: AudioStream) -> Iterator[NDArray[np.float32]]:
     with stream:
-        yield from _regular(block[:CHANNELS] for block in stream)
+        yield from regular((block[:CHANNELS] for block in stream), _BLOCK)
 
 
 def _recording(
@@ -266,19 +269,3 @@ def _check_channels(count: int, what: str, channels_are: InputFormat, notes: lis
         f"({', '.join(channels_are.channel_names)})"
         + (f"; {advice[count]}" if count in advice else "; export only those")
     )
-
-
-def _regular(blocks: Iterable[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
-    """The same samples in blocks of 4 s, however they came."""
-    size = _BLOCK_SECONDS * FOA_RATE
-    held: list[NDArray[np.float32]] = []
-    count = 0
-    for block in blocks:
-        held.append(block)
-        count += block.shape[1]
-        while count >= size:
-            joined = np.concatenate(held, axis=1)
-            yield joined[:, :size]
-            held, count = [joined[:, size:]], count - size
-    if count:
-        yield np.concatenate(held, axis=1)

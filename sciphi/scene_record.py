@@ -7,18 +7,16 @@ The audio is four channels of 16 bits at 24 kHz, full scale 1, ACN/SN3D.
 from __future__ import annotations
 
 import io
-import json
-import struct
 
 import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
 from sciphi.records import FOA_RATE, Scene, SceneTruth
+from spatial_core.data.shards import pack_header, read_header
 from spatial_core.errors import InputError
 
 _MAGIC = b"SPF1"
-_HEADER = struct.Struct("<4sI")
 _MAX_HEADER = 1 << 22
 
 
@@ -33,14 +31,13 @@ def encode(scene: Scene) -> bytes:
         "samples": scene.foa.shape[1],
         "truth": scene.truth.to_json(),
     }
-    text = json.dumps(header, allow_nan=False, ensure_ascii=False).encode()
-    return b"".join([_HEADER.pack(_MAGIC, len(text)), text, sink.getvalue()])
+    return pack_header(_MAGIC, header) + sink.getvalue()
 
 
 def decode(data: bytes) -> Scene:
     """The scene that `encode` wrote, to 16 bits; InputError if the bytes are not one."""
     try:
-        header, begin = _header(data)
+        header, begin = read_header(data, _MAGIC, _MAX_HEADER)
         return Scene(
             key=str(header["key"]),
             foa=_audio(data[begin:], int(header["samples"])),
@@ -54,23 +51,10 @@ def decode(data: bytes) -> Scene:
 def decode_truth(data: bytes) -> tuple[str, SceneTruth]:
     """Key and truth without the audio; InputError as in `decode`."""
     try:
-        header, _ = _header(data)
+        header, _ = read_header(data, _MAGIC, _MAX_HEADER)
         return str(header["key"]), SceneTruth.from_json(header["truth"])
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"these bytes are not a scene, or a damaged one: {error}") from error
-
-
-def _header(data: bytes) -> tuple[dict, int]:
-    if len(data) < _HEADER.size:
-        raise ValueError(f"{len(data)} bytes are too few")
-    magic, size = _HEADER.unpack_from(data)
-    if magic != _MAGIC or not 0 < size <= _MAX_HEADER:
-        raise ValueError(f"they start with {magic!r}")
-    begin = _HEADER.size + size
-    header = json.loads(data[_HEADER.size : begin].decode("utf-8"))
-    if not isinstance(header, dict):
-        raise ValueError("the header is not an object")
-    return header, begin
 
 
 def _audio(data: bytes, samples: int) -> NDArray[np.float32]:

@@ -27,7 +27,7 @@ from spatial_core.data import making, shards
 from spatial_core.data.budget import BadRecords
 from spatial_core.data.layouts import check_split
 from spatial_core.data.making import Engine, Made, Shards, ShardWork
-from spatial_core.data.shards import Progress, Shard, json_digest
+from spatial_core.data.shards import Progress, Shard, json_digest, parse_shards
 from spatial_core.errors import InputError
 from spatial_core.io import places
 
@@ -241,10 +241,7 @@ def load(folder: Path) -> Manifest:
                 f"{path} was edited: what it says no longer fits its checksum, so it cannot tell what "
                 "the shards hold. Restore it, or export the scenes again"
             )
-        entries = {
-            str(name): Shard(**{**entry, "replaced": tuple(entry["replaced"])})
-            for name, entry in content["shards"].items()
-        }
+        entries = parse_shards(content["shards"])
         count = int(content["num_shards"])
         names = {_shard_name(number, count) for number in range(min(count, MAX_SHARDS))}
         if not entries.keys() <= names:

@@ -22,6 +22,7 @@ from spatial_core.data.shards import (
     Report,
     Shard,
     describe_shard,
+    parse_shards,
     shard_fault,
     write_json,
 )
@@ -234,10 +235,7 @@ def _load(folder: Path) -> _Manifest | None:
         if content["format"] != FORMAT or content["version"] != VERSION:
             raise ValueError(f"format {content['format']!r}, version {content['version']!r}")
         fields = {field.name: content[field.name] for field in dataclasses.fields(_Manifest)}
-        fields["shards"] = {
-            str(name): Shard(**{**entry, "replaced": tuple(entry["replaced"])})
-            for name, entry in content["shards"].items()
-        }
+        fields["shards"] = parse_shards(content["shards"])
         return _Manifest(**fields)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(

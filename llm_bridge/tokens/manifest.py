@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from spatial_core.config import resolved
-from spatial_core.data.shards import Shard, json_digest, read_manifest, write_json
+from spatial_core.data.shards import Shard, json_digest, parse_shards, read_manifest, write_json
 from spatial_core.errors import InputError
 
 NAME = "manifest.json"
@@ -128,10 +128,7 @@ def _parsed(content: Mapping[str, Any], path: Path) -> Manifest:
             f"{path} was edited: what it says no longer fits its checksum, so it cannot tell what "
             "the shards hold. Restore it, or export the tokens again"
         )
-    shards = {
-        str(name): Shard(**{**entry, "replaced": tuple(entry["replaced"])})
-        for name, entry in content["shards"].items()
-    }
+    shards = parse_shards(content["shards"])
     count = int(content["num_shards"])
     names = {shard_name(number, count) for number in range(min(count, MAX_SHARDS))}
     if not shards.keys() <= names:

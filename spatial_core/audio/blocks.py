@@ -60,3 +60,18 @@ def resampled(
     if stream is not None:
         tail = stream.resample_chunk(np.zeros((0, channels), np.float32), last=True)
         yield np.ascontiguousarray(tail.T)
+
+
+def regular(blocks: Iterable[NDArray[np.float32]], size: int) -> Iterator[NDArray[np.float32]]:
+    """The same samples in blocks of `size`, however they came; the last one may be shorter."""
+    held: list[NDArray[np.float32]] = []
+    count = 0
+    for block in blocks:
+        held.append(block)
+        count += block.shape[1]
+        while count >= size:
+            joined = np.concatenate(held, axis=1)
+            yield joined[:, :size]
+            held, count = [joined[:, size:]], count - size
+    if count:
+        yield np.concatenate(held, axis=1)

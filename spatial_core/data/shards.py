@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import json
 import os
+import struct
 import tempfile
 import time
 import uuid
@@ -182,3 +183,37 @@ def read_manifest(path: Path, what: str, name: str, version: int, again: str) ->
             f"{path} has version {content.get('version')!r}, this program reads {version}: {again}"
         )
     return content
+
+
+def parse_shards(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, Shard]:
+    """The shards of a manifest by name; KeyError or TypeError for anything else."""
+    return {
+        str(name): Shard(**{**entry, "replaced": tuple(entry["replaced"])})
+        for name, entry in entries.items()
+    }
+
+
+_RECORD_HEADER = struct.Struct("<4sI")
+
+
+def pack_header(magic: bytes, header: Mapping[str, Any]) -> bytes:
+    """What a record begins with: four bytes that tell its kind, a length, and JSON."""
+    text = json.dumps(header, allow_nan=False, ensure_ascii=False).encode()
+    return _RECORD_HEADER.pack(magic, len(text)) + text
+
+
+def read_header(data: bytes, magic: bytes, largest: int) -> tuple[dict[str, Any], int]:
+    """The JSON that `pack_header` wrote, and where it ends; ValueError for anything else.
+
+    largest: bytes of JSON that are read at most.
+    """
+    if len(data) < _RECORD_HEADER.size:
+        raise ValueError(f"{len(data)} bytes are too few")
+    found, size = _RECORD_HEADER.unpack_from(data)
+    if found != magic or not 0 < size <= largest:
+        raise ValueError(f"they start with {found!r}")
+    end = _RECORD_HEADER.size + size
+    header = json.loads(data[_RECORD_HEADER.size : end].decode("utf-8"))
+    if not isinstance(header, dict):
+        raise ValueError("the header is not an object")
+    return header, end

@@ -55,6 +55,15 @@ def test_continuous_integration_runs_the_same_command():
     assert _first_screen()[1] in script
 
 
+def _parse_all(commands, parse) -> None:
+    for page, command in commands:
+        words = shlex.split(re.split("[<>]", command)[0])[1:]
+        try:
+            parse(words)
+        except SystemExit as stop:
+            pytest.fail(f"{page}: {command!r} does not parse (exit {stop.code})")
+
+
 def test_phasecoder_commands_parse():
     commands = [
         (page, command)
@@ -63,24 +72,14 @@ def test_phasecoder_commands_parse():
     ]
     assert len(commands) >= 8
     parser = cli.build_parser()
-    for page, command in commands:
-        words = shlex.split(command.split(">")[0])[1:]
-        try:
-            parser.parse_args(words)
-        except SystemExit as stop:
-            pytest.fail(f"{page}: {command!r} does not parse (exit {stop.code})")
+    _parse_all(commands, parser.parse_args)
 
 
 def test_spatial_ask_commands_parse():
     commands = [(page, command) for page, command in _commands("spatial-ask ") if "--" in command]
     assert len(commands) >= 5
     parser = ask.build_parser()
-    for page, command in commands:
-        words = shlex.split(re.split("[<>]", command)[0])[1:]
-        try:
-            parser.parse_intermixed_args(words)
-        except SystemExit as stop:
-            pytest.fail(f"{page}: {command!r} does not parse (exit {stop.code})")
+    _parse_all(commands, parser.parse_intermixed_args)
 
 
 def test_sciphi_commands_parse():
@@ -91,23 +90,14 @@ def test_sciphi_commands_parse():
     ]
     assert len(commands) >= 5
     parser = describe.build_parser()
-    for page, command in commands:
-        words = shlex.split(command.split(">")[0])[1:]
-        try:
-            parser.parse_args(words)
-        except SystemExit as stop:
-            pytest.fail(f"{page}: {command!r} does not parse (exit {stop.code})")
+    _parse_all(commands, parser.parse_args)
 
 
 def test_spatial_bridge_commands_parse():
     commands = [part for part in _commands("spatial-bridge ") if len(part[1].split()) > 2]
     assert len(commands) >= 4
     parser = bridge_cli.build_parser()
-    for page, command in commands:
-        try:
-            parser.parse_args(shlex.split(command)[1:])
-        except SystemExit as stop:
-            pytest.fail(f"{page}: {command!r} does not parse (exit {stop.code})")
+    _parse_all(commands, parser.parse_args)
 
 
 def test_launch_commands_have_known_modes_flags_files_and_settings():
