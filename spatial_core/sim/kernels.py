@@ -59,12 +59,13 @@ def _random(state):  # type: ignore[no-untyped-def]
 
 
 @compiled()
-def _axis_images(side, source, low, high, count):  # type: ignore[no-untyped-def]
-    """Coordinates [2 * count + 1] and amplitudes [.., 4] of the images -count..count of one axis.
+def _axis_images(side, source, reflections, reach):  # type: ignore[no-untyped-def]
+    """Coordinates [2 * count + 1] and amplitudes [.., 4] of the images -count..count of one axis; count.
 
-    Image k lies in the k-th mirrored copy of the room; `low` and `high` are the amplitude
-    reflection coefficients [4] of the walls at 0 and at `side`.
+    Image k lies in the k-th mirrored copy of the room; the amplitude reflection coefficients
+    [2, 4] are those of the walls at 0 and at `side`. No image within `reach` is left out.
     """
+    low, high, count = reflections[0], reflections[1], int(reach / side) + 2
     positions = np.empty(2 * count + 1, np.float32)
     amplitudes = np.empty((2 * count + 1, 4), np.float32)
     for n in range(2 * count + 1):
@@ -77,17 +78,17 @@ def _axis_images(side, source, low, high, count):  # type: ignore[no-untyped-def
                 amplitudes[n, band] = high[band] ** more * low[band] ** fewer
             else:
                 amplitudes[n, band] = low[band] ** more * high[band] ** fewer
-    return positions, amplitudes
+    return positions, amplitudes, count
 
 
 @compiled()
 def _add_image(x, y, z, gains, mics, delays, scale, filters, flat, taps):  # type: ignore[no-untyped-def]
-    """Adds one image's arrival at every microphone: 4 band gains, 1/distance, fractional delay.
+    """Adds one image's arrival at every microphone: gains, 1/distance, fractional delay.
 
-    filters and flat (the RIRs, [m * taps]) are one-dimensional and indexed unsigned: only then is
+    gains [4] of the bands, or [1] where filters have one band. filters and flat (the RIRs, [m * taps]) are one-dimensional and indexed unsigned: only then is
     the last loop compiled to vector instructions without checks.
     """
-    phases = np.float32(FILTER_PHASES)
+    phases, single, gain = np.float32(FILTER_PHASES), gains.shape[0] == 1, gains[0]
     for m in range(mics.shape[0]):
         dx, dy, dz = x - mics[m, 0], y - mics[m, 1], z - mics[m, 2]
         distance = math.sqrt(dx * dx + dy * dy + dz * dz)
@@ -98,12 +99,19 @@ def _add_image(x, y, z, gains, mics, delays, scale, filters, flat, taps):  # typ
         place = (time - np.float32(start)) * phases
         row = np.uint64(place)
         after = place - np.float32(row)
+        target = flat[np.uint64(m) * taps + start :]
+        if single:
+            rows = filters[row * np.uint64(FILTER_TAPS) :]
+            late = after * gain / distance
+            early = gain / distance - late
+            for t in range(FILTER_TAPS):
+                target[t] += early * rows[t] + late * rows[t + FILTER_TAPS]
+            continue
+        rows = filters[row * np.uint64(4 * FILTER_TAPS) :]
         late = after / distance
         early = np.float32(1) / distance - late
         e0, e1, e2, e3 = early * gains[0], early * gains[1], early * gains[2], early * gains[3]
         l0, l1, l2, l3 = late * gains[0], late * gains[1], late * gains[2], late * gains[3]
-        rows = filters[row * np.uint64(4 * FILTER_TAPS) :]
-        target = flat[np.uint64(m) * taps + start :]
         for t in range(FILTER_TAPS):
             target[t] += (
                 e0 * rows[t]
@@ -115,27 +123,6 @@ def _add_image(x, y, z, gains, mics, delays, scale, filters, flat, taps):  # typ
                 + l2 * rows[t + 6 * FILTER_TAPS]
                 + l3 * rows[t + 7 * FILTER_TAPS]
             )
-
-
-@compiled()
-def _add_flat_image(x, y, z, gain, mics, delays, scale, filters, flat, taps):  # type: ignore[no-untyped-def]
-    """The same with one gain for all bands; filters are the sums of the bands', [phases, taps] raveled."""
-    phases = np.float32(FILTER_PHASES)
-    for m in range(mics.shape[0]):
-        dx, dy, dz = x - mics[m, 0], y - mics[m, 1], z - mics[m, 2]
-        distance = math.sqrt(dx * dx + dy * dy + dz * dz)
-        time = distance * scale + delays[m]
-        start = np.uint64(time)
-        if start + np.uint64(FILTER_TAPS) > taps:
-            continue
-        place = (time - np.float32(start)) * phases
-        row = np.uint64(place)
-        late = (place - np.float32(row)) * gain / distance
-        early = gain / distance - late
-        rows = filters[row * np.uint64(FILTER_TAPS) :]
-        target = flat[np.uint64(m) * taps + start :]
-        for t in range(FILTER_TAPS):
-            target[t] += early * rows[t] + late * rows[t + FILTER_TAPS]
 
 
 @compiled()
@@ -213,12 +200,11 @@ def add_images(
     """Sums the image sources of a shoebox into out [m, taps]; returns how many were used.
 
     sides, source [3] and mics [m, 3] in metres with the axis of the shortest side last, delays [m] of
-    the microphones in samples,
-    reflections [3 axes, 2, 4 bands] (amplitude), reach: greatest distance of an image from the
-    mean microphone, order: most reflections of an image, scale: samples per metre, all float32; seed
-    uint64. filters [phases, bands, taps] of one band only: for walls that reflect all bands alike.
-    Of one microphone out may be [4, taps]: an omnidirectional channel and one along each axis (gain 1
-    where it points), without delays.
+    the microphones in samples, reflections [3 axes, 2, 4 bands] (amplitude), reach: greatest distance
+    of an image from the mean microphone, order: most reflections of an image, scale: samples per
+    metre, all float32; seed uint64. filters [phases, bands, taps] of one band only: for walls that
+    reflect all bands alike. Of one microphone out may be [4, taps]: an omnidirectional channel and
+    one along each axis (gain 1 where it points), without delays.
 
     An image whose energy E (squared amplitude over squared distance, strongest band) is below
     `threshold` is kept with probability p = E / threshold and its amplitude divided by sqrt(p):
@@ -226,21 +212,16 @@ def add_images(
     by a geometric jump with the present p and accepted with the ratio of the true p to it; the
     images in between are never touched. threshold 0 keeps all.
     """
-    state = np.array([seed], np.uint64)
-    centre = _mean_point(mics)
-    nx, ny, nz = int(reach / sides[0]) + 2, int(reach / sides[1]) + 2, int(reach / sides[2]) + 2
-    xs, ax = _axis_images(sides[0], source[0], reflections[0, 0], reflections[0, 1], nx)
-    ys, ay = _axis_images(sides[1], source[1], reflections[1, 0], reflections[1, 1], ny)
-    zs, az = _axis_images(sides[2], source[2], reflections[2, 0], reflections[2, 1], nz)
-    squares = np.empty(zs.shape[0], np.float32)
-    for n in range(zs.shape[0]):
-        squares[n] = (zs[n] - centre[2]) ** 2
+    state, centre = np.array([seed], np.uint64), _mean_point(mics)
+    xs, ax, nx = _axis_images(sides[0], source[0], reflections[0], reach)
+    ys, ay, ny = _axis_images(sides[1], source[1], reflections[1], reach)
+    zs, az, nz = _axis_images(sides[2], source[2], reflections[2], reach)
+    squares = (zs - centre[2]) ** 2
     weights, gains = np.empty(4, np.float32), np.empty(4, np.float32)
     table, flat, taps = filters.ravel(), out.ravel(), np.uint64(out.shape[1])
-    single, ambisonic = filters.shape[1] == 1, out.shape[0] > mics.shape[0]
-    wave, heard = np.empty(FILTER_TAPS, np.float32), gains[: 1 if single else 4]
-    reach2 = reach * reach
-    used = 0
+    wave, heard = np.empty(FILTER_TAPS, np.float32), gains[: filters.shape[1]]
+    ambisonic = out.shape[0] > mics.shape[0]
+    reach2, used = reach * reach, 0
     for i in range(xs.shape[0]):
         dx2 = (xs[i] - centre[0]) ** 2
         if dx2 > reach2:
@@ -287,10 +268,8 @@ def add_images(
                     x, y, z = xs[i], ys[j], zs[n]
                     if ambisonic:
                         _add_ambisonic_image(x, y, z, heard, mics, scale, table, flat, taps, wave)
-                    elif single:
-                        _add_flat_image(x, y, z, gains[0], mics, delays, scale, table, flat, taps)
                     else:
-                        _add_image(x, y, z, gains, mics, delays, scale, table, flat, taps)
+                        _add_image(x, y, z, heard, mics, delays, scale, table, flat, taps)
                     used += 1
                     n += step
                     left -= 1
