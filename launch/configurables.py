@@ -10,6 +10,7 @@ from spatial_core.config import gin_setup
 # module -> names ("name" or "name in gin files=name in the module"). A gin file refers to them by name
 # alone; every name is therefore unique.
 CONFIGURABLES: dict[str, tuple[str, ...]] = {
+    "launch.inspect": ("inspect_training",),
     "spatial_core.train.config": ("TrainConfig",),
     "spatial_core.train.optim": ("OptimizerConfig",),
     "spatial_core.train.precompile": ("precompile",),

@@ -15,6 +15,7 @@ from typing import Any
 from launch import previews
 from spatial_core.config import gin_setup
 from spatial_core.errors import InputError
+from spatial_core.train.watchdog import EXIT_STALLED as EXIT_STALLED
 
 EXIT_INPUT, EXIT_NONFINITE, EXIT_DATA, EXIT_TERMINATED, EXIT_INTERRUPTED = 2, 3, 4, 75, 130
 
@@ -77,45 +78,9 @@ def _evaluate(workdir: Path) -> int:
 
 
 def _inspect(workdir: Path) -> int:
-    from spatial_core.data.sources import noise_source, speech_source
+    from launch.inspect import inspect
 
-    scenes = inspected()
-    gin_setup.build(
-        "inspect_scenes",
-        config=scenes.scene,
-        out_dir=workdir,
-        speech=speech_source(scenes.speech, scenes.split, scenes.cache_dir),
-        noise=noise_source(scenes.noise, scenes.split, scenes.cache_dir),
-    )
-    _say(f"pictures and clips in {workdir}")
-    return 0
-
-
-@dataclass(frozen=True)
-class Inspected:
-    """A recipe to look at, and what its clips are played with."""
-
-    scene: Any
-    split: str
-    speech: Any
-    noise: Any
-    cache_dir: str | None = None
-
-
-def inspected() -> Inspected:
-    """The scenes of a training's stream, or else of a bank (which holds no sounds of its own)."""
-    if gin_setup.sets("TrainConfig"):
-        data = gin_setup.build("TrainConfig").data
-        scene = data.scene or _bank_scene(data)
-        return Inspected(scene, data.split, data.speech, data.noise, data.cache_dir)
-    bank, played = gin_setup.build("BankConfig"), gin_setup.settings("inspect_scenes")
-    return Inspected(bank.scene, bank.split, played["speech"], played["noise"])
-
-
-def _bank_scene(data: Any) -> Any:
-    from spatial_core.data import bank_manifest
-
-    return bank_manifest.load(Path(data.directory)).scene
+    return inspect(workdir, _say)
 
 
 def _generate(workdir: Path, **engine: Any) -> int:
@@ -235,12 +200,12 @@ MODES: dict[str, Mode] = {
         "runs/eval.gin",
     ),
     "inspect": Mode(
-        "look at and listen to the simulated scenes of a training or of a bank",
+        "settings, parameters, shards and a batch of a training to look at; the scenes of a bank",
         _inspect,
         previews.inspect,
         ("TrainConfig", "BankConfig"),
         "experiments/quickstart.gin",
-        also=("inspect_scenes",),
+        also=("inspect_scenes", "inspect_training"),
     ),
     "generate": Mode(
         "make a bank of room responses, or finish one",

@@ -56,12 +56,24 @@ def evaluate(workdir: Path, experiment: str) -> str:
 
 
 def inspect(workdir: Path, experiment: str) -> str:
-    """How many scenes of which recipe would be drawn, and which files come of it."""
-    from launch.modes import inspected
+    """Which batch and how many scenes would be drawn, and which files come of it."""
+    from launch.inspect import PAGE, inspected
 
-    scenes, wanted = inspected(), gin_setup.settings("inspect_scenes")
-    rows = [
-        ("experiment", f"{experiment} (looks at its scenes)"),
+    rows, scenes = [("experiment", f"{experiment} (looks at it)")], inspected()
+    if gin_setup.sets("TrainConfig"):
+        data, look = gin_setup.build("TrainConfig").data, gin_setup.settings("inspect_training")
+        rows += [
+            ("shows", "settings, parameters, shards"),
+            ("a batch", f"of step {look['step']}, {look['rows']} rows drawn; {_stream(data)}"),
+            ("writes", _target(workdir, PAGE, f"{PAGE}, and all that it shows as files")),
+        ]
+    return _with_settings(rows + ([] if scenes is None else _scene_rows(scenes, workdir)))
+
+
+def _scene_rows(scenes: Any, workdir: Path) -> list[Row]:
+    """What is drawn of a recipe of scenes."""
+    wanted = gin_setup.settings("inspect_scenes")
+    return [
         ("draws", f"{wanted['n']:,} scenes, seed {wanted['seed']}: {_scene(scenes.scene)}"),
         ("plays", f"{wanted['clips']} clips of 4 s: speech {scenes.speech}, noise {scenes.noise}"),
         (
@@ -69,7 +81,6 @@ def inspect(workdir: Path, experiment: str) -> str:
             _target(workdir, "scenes.json", "scenes.png, scenes.json, clip_*.wav and .json"),
         ),
     ]
-    return _with_settings(rows)
 
 
 def generate(workdir: Path, experiment: str) -> str:

@@ -27,6 +27,7 @@ from llm_bridge.tokens.audio_cache import AudioCache
 from llm_bridge.tokens.record import Talker
 from llm_bridge.tokens.token_set import TokenSet
 from spatial_core.data.prefetch import iterate_steps
+from spatial_core.data.records import SAMPLE_RATE
 from spatial_core.errors import InputError
 
 # (steps, questions of task 1, 2, 3, 4) of each stage, as in table 4.
@@ -144,6 +145,14 @@ class QuestionStream:
     @functools.cached_property
     def _book(self) -> QuestionBook:
         return QuestionBook.load(self.book, self.style)
+
+    def sounds(self, step: int, rows: Sequence[int]) -> list[tuple[np.ndarray, int]]:
+        """The mono audio behind some rows of a step: [1, t] at 16 kHz."""
+        records = TokenSet(Path(self.tokens) / self.split, verify=False)
+        asked = self.asked(step)
+        heard = [records[asked[row][0]] for row in rows]
+        key = "mixed" if self.source == "mixed" else "audio"
+        return [(getattr(record, key)[None], SAMPLE_RATE) for record in heard]
 
     def asked(self, step: int) -> list[tuple[int, Question]]:
         """(clip, question) of each row of the global batch of a step."""

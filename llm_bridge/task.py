@@ -7,6 +7,7 @@ import functools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -26,6 +27,7 @@ from llm_bridge.projector import TOKEN_WIDTH, Projector
 from llm_bridge.protocol import Backbone
 from spatial_core.errors import InputError
 from spatial_core.nn.functional import Functional
+from spatial_core.train.task import Exhibit
 from spatial_core.typing import Array, Batch, Params
 
 if TYPE_CHECKING:
@@ -227,6 +229,12 @@ class BridgeTask:
             f"{_question(text([i for i in row.prompt if i >= 0]))}\n    right: {text(row.answer)}\n    model: {said}"
             for row, said in zip(rows, self._sampler.answers(asked, params), strict=True)
         ]
+
+    def draw(self, batch: Batch, folder: Path, rows: Sequence[int]) -> list[Exhibit]:
+        """What is heard in some rows, with question and answer."""
+        from llm_bridge.batch_figure import draw_batch, token_panels  # matplotlib
+
+        return draw_batch(self, batch, folder, rows, token_panels)
 
     @functools.cached_property
     def _sampler(self) -> Generator:

@@ -26,12 +26,12 @@ from phasecoder.pretrained import Encoder
 from phasecoder.quickstart_config import QuickstartConfig
 from phasecoder.rehearsal import Rehearsal, record_scene
 from phasecoder.release import fit_temperature
-from phasecoder.report import Report
 from spatial_core.data.pipeline import build_simulator
 from spatial_core.data.sources import SpeechSource, speech_source
 from spatial_core.eval.baselines import Localizer, PyroomNormMusic, PyroomSrpPhat, SteeredResponse
 from spatial_core.eval.loop import evaluate
 from spatial_core.eval.report import EvalReport
+from spatial_core.io.report import Report
 from spatial_core.io.writers import format_seconds
 from spatial_core.sim.inspect import inspect_scenes
 from spatial_core.sim.scene import sample_scene

@@ -12,10 +12,10 @@ import numpy as np
 
 from phasecoder.localization import CONVENTION, Localization
 from phasecoder.rehearsal import Rehearsal
-from phasecoder.report import Report
 from spatial_core.data.records import SAMPLE_RATE
 from spatial_core.eval.report import EvalReport
 from spatial_core.geometry.coords import azimuth_error
+from spatial_core.io.report import Report
 from spatial_core.sim.scene import SceneConfig
 from spatial_core.viz.polar import draw_posterior
 from spatial_core.viz.room import draw_room

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Sequence
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +27,7 @@ from spatial_core.audio.stft import WINDOW
 from spatial_core.errors import InputError
 from spatial_core.geometry.bins import AZIMUTH, DISTANCE, ELEVATION, ClassGrid
 from spatial_core.nn.functional import Functional
+from spatial_core.train.task import Exhibit
 from spatial_core.typing import Array, Batch, Params
 
 EncoderConfig = PaperConfig | PlusConfig | RelativeConfig
@@ -220,6 +223,12 @@ class PhaseCoderTask:
     def predict(self, params: Params, batch: Batch) -> dict[str, Array]:
         """Answers for a batch (see ``decode``); reads audio, mic_positions and mic_mask only."""
         return self.decode(self.apply(params, batch))
+
+    def draw(self, batch: Batch, folder: Path, rows: Sequence[int]) -> list[Exhibit]:
+        """Labels of a batch, and some of its rows beside their steered response power."""
+        from phasecoder.batch_figure import draw_batch  # matplotlib, which training does not need
+
+        return draw_batch(batch, folder, rows)
 
     @property
     def azimuth_grid(self):

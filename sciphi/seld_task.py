@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,13 @@ from sciphi.records import FOA_RATE, SceneTruth
 from sciphi.scene_set import SceneSet
 from sciphi.seld_labels import seld_labels
 from sciphi.seldnet import FRAMES_PER_TOKEN, SeldModel, SeldNetConfig
-from sciphi.swap import SWAPS
+from sciphi.swap import SWAPS, Swap
+from spatial_core.audio import ambisonics
 from spatial_core.data.prefetch import iterate_steps
 from spatial_core.data.seeds import check_split, generator
 from spatial_core.errors import InputError
 from spatial_core.nn.functional import Functional
-from spatial_core.train.task import STATISTICS
+from spatial_core.train.task import STATISTICS, Exhibit
 from spatial_core.typing import Array, Batch, Params
 
 # Features that a stream keeps in memory, bytes; beyond that they are computed each time.
@@ -118,6 +119,12 @@ class SeldTask:
         model = self.bind(params)
         tokens = model.encoder.encode(batch["features"])
         return {"answer": model.head(tokens), "tokens": tokens}
+
+    def draw(self, batch: Batch, folder: Path, rows: Sequence[int]) -> list[Exhibit]:
+        """Features of some rows with what sounds where."""
+        from sciphi.batch_figure import draw_seld_batch  # matplotlib
+
+        return draw_seld_batch(batch, folder, rows, self.classes)
 
     def example_batch(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes of a batch; see `SeldStream`."""
@@ -242,15 +249,30 @@ class SeldStream:
 
     def example(self, index: int) -> dict[str, np.ndarray]:
         """Example `index` of the endless stream: features, target, count."""
-        epoch, place = divmod(index, len(self.indices))
-        scene = int(self._order(epoch)[place])
+        scene, way = self._shown(index)
         maps, truth = self.data.features(scene), self.data.truth(scene)
-        if self.swap:
-            rng = generator(self.seed, self.split, "crop", index)
-            way = SWAPS[rng.integers(len(SWAPS))]
+        if way is not None:
             maps, truth = way.features(maps), way.truth(truth)
         target, count = seld_labels(truth, self.classes, maps.shape[1] // FRAMES_PER_TOKEN)
         return {"features": maps.astype(np.float32), "target": target, "count": count}
+
+    def sounds(self, step: int, rows: Sequence[int]) -> list[tuple[np.ndarray, int]]:
+        """Two cardioids to the left and the right, of some rows of a step: [2, t] at 24 kHz."""
+        heard = []
+        for row in rows:
+            scene, way = self._shown(step * self.batch_size + row)
+            foa = self.data.scenes[scene].foa
+            heard.append(ambisonics.to_stereo(foa if way is None else way.channels(foa)))
+        return [(samples, FOA_RATE) for samples in heard]
+
+    def _shown(self, index: int) -> tuple[int, Swap | None]:
+        """Scene of an example, and how it is turned."""
+        epoch, place = divmod(index, len(self.indices))
+        scene = int(self._order(epoch)[place])
+        if not self.swap:
+            return scene, None
+        rng = generator(self.seed, self.split, "crop", index)
+        return scene, SWAPS[rng.integers(len(SWAPS))]
 
     @functools.cached_property
     def _order(self) -> Any:

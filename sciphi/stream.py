@@ -19,12 +19,13 @@ from llm_bridge.adapters import token_metadata
 from llm_bridge.layout import Row, make_row, pad_answers, pad_rows, pad_soft
 from llm_bridge.protocol import Backbone
 from sciphi.heard import Heard, HeardScenes
-from sciphi.records import SceneTruth
+from sciphi.records import FOA_RATE, SceneTruth
 from sciphi.schema import ORDERS, Order, describe_truth
 from sciphi.seldnet import FRAMES_PER_TOKEN
-from sciphi.swap import SWAPS
+from sciphi.swap import SWAPS, Swap
 from sciphi.text_format import to_text
 from sciphi.zones import ZoneGrid
+from spatial_core.audio import ambisonics
 from spatial_core.data.prefetch import iterate_steps
 from spatial_core.errors import InputError
 
@@ -149,21 +150,34 @@ class DescribeStream:
         """Batches of start_step, start_step + 1, ... without end."""
         return iterate_steps(lambda step: self.batch(step, host, hosts), start_step, self.threads)
 
+    def sounds(self, step: int, rows: Sequence[int]) -> list[tuple[NDArray[np.float32], int]]:
+        """Two cardioids to the left and the right, of some rows of a step: [2, t] at 24 kHz."""
+        heard = []
+        for index in (step * self.batch_size + row for row in rows):
+            foa, swap = self.heard.scenes[self._scene(index)].foa, self._drawn(index)[1]
+            heard.append(ambisonics.to_stereo(foa if swap is None else swap.channels(foa)))
+        return [(samples, FOA_RATE) for samples in heard]
+
     def _made(self, index: int) -> tuple[Row, Heard]:
         """Row `index` of the whole run, and what is heard in it."""
-        heard, rng = self._scene(index), np.random.default_rng([self.seed, index, 1])
-        question = questions()[rng.integers(len(questions()))]
-        if self.swap:
-            swap = SWAPS[rng.integers(len(SWAPS))]
+        heard = self.heard[self._scene(index)]
+        question, swap = self._drawn(index)
+        if swap is not None:
             heard = Heard(swap.features(heard.features), heard.audio, swap.truth(heard.truth))
         answer = self.answer(heard.truth)
         return asked_row(self.backbone, heard, question, answer, self.streams), heard
 
-    def _scene(self, index: int) -> Heard:
-        """Scene of row `index`: all of them once a pass, in a new order each time."""
+    def _drawn(self, index: int) -> tuple[str, Swap | None]:
+        """Question of row `index`, and how its scene is turned."""
+        rng = np.random.default_rng([self.seed, index, 1])
+        question = questions()[rng.integers(len(questions()))]
+        return question, SWAPS[rng.integers(len(SWAPS))] if self.swap else None
+
+    def _scene(self, index: int) -> int:
+        """Number of the scene of row `index`: all of them once a pass, in a new order each time."""
         count = max(1, int(self.fraction * len(self.heard)))
         turn, place = divmod(index, count)
-        return self.heard[int(self._order(turn, count)[place])]
+        return int(self._order(turn, count)[place])
 
     def _order(self, turn: int, count: int) -> NDArray[np.int64]:
         with self._lock:

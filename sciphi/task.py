@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -27,7 +28,8 @@ from llm_bridge.task import Bridge, BridgeTask
 from sciphi.features import FRAME_RATE, MAPS, MELS
 from sciphi.seldnet import FRAMES_PER_TOKEN, TOKEN_WIDTH, SeldNet, SeldNetConfig
 from spatial_core.errors import InputError
-from spatial_core.typing import Array
+from spatial_core.train.task import Exhibit
+from spatial_core.typing import Array, Batch
 
 SPATIAL_ENCODER = "spatial"
 
@@ -127,6 +129,13 @@ class DescribeTask(BridgeTask):
     def spatial_shape(self) -> tuple[int, ...]:
         """Of the spatial features of a clip."""
         return (MAPS, self.frames, MELS)
+
+    def draw(self, batch: Batch, folder: Path, rows: Sequence[int]) -> list[Exhibit]:
+        """What is heard in some rows, with the description."""
+        from llm_bridge.batch_figure import draw_batch  # matplotlib
+        from sciphi.batch_figure import feature_panels
+
+        return draw_batch(self, batch, folder, rows, feature_panels)
 
     def stack_spatial(self, clips: Sequence[NDArray[np.floating[Any]]]) -> NDArray[np.float32]:
         """Features [7, f, 64] of several clips as a batch; InputError for clips of another length."""

@@ -147,6 +147,12 @@ def intensity_direction(
     return azimuth, elevation
 
 
+def to_stereo(foa: ArrayLike) -> NDArray[np.float32]:
+    """ACN/SN3D audio [4, t] for two ears or loudspeakers: cardioids to the left and the right, [2, t]."""
+    w, y = np.asarray(_channels(foa), np.float32)[:2]
+    return np.stack([w + y, w - y]) / 2
+
+
 def diffuseness(foa: ArrayLike, frame: int | None = None) -> NDArray[np.float64]:
     """1 - |mean intensity| / mean energy of ACN/SN3D audio: 0 for a plane wave, 1 for a diffuse field.
 

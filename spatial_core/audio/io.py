@@ -180,6 +180,21 @@ def write_wav(
     soundfile.write(path, x.T, rate, subtype=subtype, format="WAV")
 
 
+def encode_mp3(x: ArrayLike, rate: int = SAMPLE_RATE) -> bytes:
+    """x [c, t] (or [t]), one or two channels, as a small file for people to listen to.
+
+    For ears only: it keeps neither phases nor levels between channels. Peaks over full scale are
+    scaled down. rate: one of MPEG's, 8 to 48 kHz.
+    """
+    x = np.atleast_2d(np.asarray(x, np.float32))
+    if x.ndim != 2 or x.shape[0] > 2 or not x.size:
+        raise InputError(f"an mp3 has one or two channels [c, t], not {list(x.shape)}")
+    peak = float(np.abs(x).max())
+    sink = io.BytesIO()
+    soundfile.write(sink, (x / max(peak, 1.0)).T, rate, format="MP3")
+    return sink.getvalue()
+
+
 def _check_bounds(file: soundfile.SoundFile, path: Path, max_seconds: float) -> None:
     """InputError for what would be too long, too wide or of an odd rate, before decoding."""
     if not MIN_RATE <= file.samplerate <= MAX_RATE:

@@ -370,6 +370,11 @@ def build(name: str, **kwargs: Any) -> Any:
         raise plain(error) from None
 
 
+def operative_config() -> str:
+    """The settings of all that has been built so far as gin text, defaults included."""
+    return str(gin.operative_config_str())
+
+
 def bound_config() -> str:
     """The parsed settings as gin text, macros resolved by name (for people; runs also keep JSON)."""
     return str(gin.config_str())

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,7 +13,7 @@ import jax
 from spatial_core.data.device import DeviceStream, Labels, Raw, named
 from spatial_core.errors import InputError
 from spatial_core.sim.jax_synthesis import synthesize_with_direct
-from spatial_core.train.task import Batch, Metrics, Params, Rules, Task
+from spatial_core.train.task import Batch, DrawingTask, Exhibit, Metrics, Params, Rules, Task
 
 _MADE = {"audio", "direct", "mic_mask", "speech", *Labels._fields}
 
@@ -54,6 +56,12 @@ class OnDeviceTask:
     def predict(self, params: Params, batch: Batch) -> dict[str, jax.Array]:
         """The task's answers to the audio that the batch describes."""
         return self.task.predict(params, self.audio(batch))
+
+    def draw(self, batch: Batch, folder: Path, rows: Sequence[int]) -> list[Exhibit]:
+        """The task's own pictures of the audio that the batch describes."""
+        if not isinstance(self.task, DrawingTask):
+            return []
+        return self.task.draw(jax.device_get(jax.jit(self.audio)(batch)), folder, rows)
 
     def audio(self, batch: Batch) -> Batch:
         """The batch as the task reads it, but for what only the host measures (rt60)."""

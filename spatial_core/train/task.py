@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -84,6 +86,39 @@ class SamplingTask(Protocol):
 
         Called on one host, with all parameters, after each validation on its first batch.
         """
+        ...
+
+
+@dataclass(frozen=True)
+class Exhibit:
+    """Something of a batch to look at (.png) or to listen to (.wav), or words alone.
+
+    row: of the batch; None for what shows all of it.
+    """
+
+    caption: str
+    path: Path | None = None
+    row: int | None = None
+
+
+@runtime_checkable
+class DrawingTask(Protocol):
+    """A task whose batches a person can look at, labels included."""
+
+    def draw(self, batch: Batch, folder: Path, rows: Sequence[int]) -> list[Exhibit]:
+        """Writes pictures (and sounds, if the batch holds them) of some rows into a folder.
+
+        batch: host arrays, as the stream makes them.
+        """
+        ...
+
+
+@runtime_checkable
+class AudibleStream(Protocol):
+    """A stream whose batches hold features, and which knows the sound behind them."""
+
+    def sounds(self, step: int, rows: Sequence[int]) -> list[tuple[np.ndarray, int]]:
+        """Of some rows of a step's batch: samples [c, t], one or two channels for ears, and their rate in Hz."""
         ...
 
 

@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from phasecoder.report import Report
+from spatial_core.io.report import Report
 from spatial_core.viz.style import figure
 
 

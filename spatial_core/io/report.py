@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A report as Markdown (pictures beside it) and as one self-contained HTML file."""
+"""A report as Markdown (pictures and sounds beside it) and as one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -10,15 +10,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import soundfile
+
+from spatial_core.audio.io import encode_mp3
+
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1f2933; max-width: 60rem; margin: 2rem auto;
        padding: 0 1rem; }
 h1, h2 { line-height: 1.2; } h2 { margin-top: 2.5rem; }
 table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .8rem; border-bottom: 1px solid #cbd2d9; text-align: right; }
-th:first-child, td:first-child { text-align: left; }
+th:first-child, td:first-child, td.text { text-align: left; }
 figure { margin: 1.5rem 0; } img { max-width: 100%; } figcaption { color: #52606d; }
 pre { background: #f3f4f6; padding: .8rem; overflow-x: auto; font-size: 14px; }
+details { margin: 1rem 0; } summary { cursor: pointer; }
+audio { width: 100%; max-width: 30rem; }
 """
 
 
@@ -30,7 +36,7 @@ class _Part:
 
 @dataclass
 class Report:
-    """Sections in the order in which they are added; `write` makes report.md and report.html."""
+    """Sections in the order in which they are added; `write` makes the Markdown and the HTML file."""
 
     title: str
     parts: list[_Part] = field(default_factory=list)
@@ -65,6 +71,15 @@ class Report:
         )
         self.parts.append(_Part("\n".join(lines), f"<table><tr>{head}</tr>{body}</table>"))
 
+    def pairs(self, rows: Sequence[tuple[str, str]]) -> None:
+        """Names with what they are, one a line."""
+        lines = [_markdown_row(cells) for cells in (("", ""), ("---", "---"), *rows)]
+        body = "".join(
+            f"<tr><td>{html.escape(name)}</td><td class=text>{html.escape(text)}</td></tr>"
+            for name, text in rows
+        )
+        self.parts.append(_Part("\n".join(lines), f"<table>{body}</table>"))
+
     def figure(self, path: str | Path, caption: str, folder: str | Path) -> None:
         """A PNG: linked relative to `folder` in Markdown, embedded in HTML."""
         path = Path(path)
@@ -79,14 +94,39 @@ class Report:
             )
         )
 
-    def write(self, folder: str | Path) -> tuple[Path, Path]:
-        """Write report.md and report.html into `folder`; returns their paths."""
+    def details(self, summary: str, text: str) -> None:
+        """Text in its own layout that HTML shows when it is asked for."""
+        text = text.rstrip("\n")
+        self.parts.append(
+            _Part(
+                f"{summary}:\n\n```text\n{text}\n```",
+                f"<details><summary>{html.escape(summary)}</summary><pre>{html.escape(text)}</pre></details>",
+            )
+        )
+
+    def audio(self, path: str | Path, caption: str, folder: str | Path) -> None:
+        """A sound file: linked relative to `folder` in Markdown, its first two channels embedded in HTML."""
+        path = Path(path)
+        link = Path(os.path.relpath(path, folder)).as_posix()
+        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+        data = base64.b64encode(encode_mp3(samples.T[:2], rate)).decode("ascii")
+        text = html.escape(caption, quote=True)
+        self.parts.append(
+            _Part(
+                f"[{caption}]({link})",
+                f'<figure><audio controls src="data:audio/mpeg;base64,{data}"></audio>'
+                f"<figcaption>{text}</figcaption></figure>",
+            )
+        )
+
+    def write(self, folder: str | Path, name: str = "report") -> tuple[Path, Path]:
+        """Write NAME.md and NAME.html into `folder`; returns their paths."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        markdown = folder / "report.md"
+        markdown = folder / f"{name}.md"
         text = "\n\n".join([f"# {self.title}", *(part.markdown for part in self.parts)])
         markdown.write_text(text + "\n", encoding="utf-8")
-        page = folder / "report.html"
+        page = folder / f"{name}.html"
         title = html.escape(self.title)
         page.write_text(
             f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
