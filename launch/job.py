@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from launch.modes import COPIED_TO_BUCKETS, EXIT_TERMINATED, IN_BUCKETS, MODES
+from launch.modes import COPIED_TO_BUCKETS, EXIT_STALLED, EXIT_TERMINATED, IN_BUCKETS, MODES
 from spatial_core.config.bindings import near
 from spatial_core.config.paths import config_files
 from spatial_core.errors import InputError
@@ -23,7 +23,7 @@ from spatial_core.errors import InputError
 HOSTS_VARIABLE = "LAUNCH_HOSTS"
 Capacity = Literal["on-demand", "spot", "reserved"]
 CAPACITIES: tuple[Capacity, ...] = ("on-demand", "spot", "reserved")
-RESTART_CODES = (EXIT_TERMINATED,)
+RESTART_CODES = (EXIT_TERMINATED, EXIT_STALLED)
 """Exit codes below 128 after which the same command goes on; 128 and above are signals (a kill, an abort)."""
 
 _LABEL = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")

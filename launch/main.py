@@ -17,14 +17,17 @@ running it:
 Stop a run with Ctrl-C or SIGTERM and give the same command again: it goes on where it was.
 
 Exit codes: 0 done, 2 the input cannot be used, 3 too many non-finite steps, 4 too many bad records
-in the data, 75 stopped by SIGTERM, 130 stopped by Ctrl-C; after 75 and 130 the same command goes on.
+in the data, 75 stopped by SIGTERM, 76 stood still or lost another host, 130 stopped by Ctrl-C; after 75,
+76 and 130 the same command goes on.
 """
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import sys
 import tempfile
+import traceback
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -37,7 +40,9 @@ from launch.modes import (
     COPIED_TO_BUCKETS,
     EXIT_DATA,
     EXIT_INPUT,
+    EXIT_INTERRUPTED,
     EXIT_NONFINITE,
+    EXIT_STALLED,
     IN_BUCKETS,
     MODES,
     ROOTS,
@@ -49,6 +54,7 @@ from spatial_core.config.bindings import near
 from spatial_core.config.paths import config_files
 from spatial_core.errors import InputError
 from spatial_core.io import places
+from spatial_core.train.watchdog import HEARTBEAT_SECONDS
 
 _RUN_MODE = flags.DEFINE_string(
     "run_mode",
@@ -85,6 +91,11 @@ _COORDINATOR = flags.DEFINE_string(
     "coordinator", None, "HOST:PORT of process 0, for a run over several processes."
 )
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes share the run.")
+_HEARTBEAT = flags.DEFINE_integer(
+    "heartbeat_seconds",
+    HEARTBEAT_SECONDS,
+    "How long a process may be silent before the others take it for dead and end.",
+)
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this one is, from 0.")
 
 
@@ -176,7 +187,9 @@ def _mode(name: str) -> Mode:
 def _set_up_jax() -> None:
     from spatial_core.train import distributed
 
-    distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+    distributed.initialize(
+        _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, _HEARTBEAT.value
+    )
     if _COMPILE_CACHE.value:
         distributed.enable_compile_cache(_COMPILE_CACHE.value)
 
@@ -202,6 +215,30 @@ def _workdir() -> Path:
 
 
 def _guarded(argv: list[str], bindings: list[str]) -> int:
+    """Runs, and ends at once where other processes would be waited for that wait for this one."""
+    from spatial_core.train import distributed
+
+    # An abort of the runtime (another host is gone) shows where this process was, too.
+    faulthandler.enable()
+    try:
+        code = _answered(argv, bindings)
+    except KeyboardInterrupt:
+        distributed.leave(EXIT_INTERRUPTED)
+        raise
+    except Exception as error:
+        lost = distributed.lost_another(error)
+        if lost is None:
+            if distributed.several():
+                traceback.print_exc()
+                distributed.leave(1)
+            raise
+        code = _fail(lost, EXIT_STALLED)
+    if code:
+        distributed.leave(code)
+    return code
+
+
+def _answered(argv: list[str], bindings: list[str]) -> int:
     """Runs, and turns the errors that a person can act on into one line and an exit code."""
     from spatial_core.data.budget import DataBudgetError
     from spatial_core.train.guards import NonFiniteError

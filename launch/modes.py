@@ -16,6 +16,7 @@ from launch import previews
 from spatial_core.config import gin_setup
 from spatial_core.errors import InputError
 from spatial_core.train.watchdog import EXIT_STALLED as EXIT_STALLED
+from spatial_core.train.watchdog import EXIT_STALLED as EXIT_STALLED
 
 EXIT_INPUT, EXIT_NONFINITE, EXIT_DATA, EXIT_TERMINATED, EXIT_INTERRUPTED = 2, 3, 4, 75, 130
 

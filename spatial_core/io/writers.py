@@ -157,7 +157,11 @@ _HIDDEN = {"grad_norm", "learning_rate", "skipped"}
 def format_metrics(values: Mapping[str, float], most: int = 5) -> str:
     """'loss 0.532  azimuth_mae 12.1  310 examples/s  data wait 3%': loss first, then the others."""
     names = sorted(
-        (name for name in values if name not in _RATES and name not in _HIDDEN),
+        (
+            name
+            for name in values
+            if name not in _RATES and name not in _HIDDEN and not name.startswith("goodput/")
+        ),
         key=lambda name: name != "loss",
     )
     parts = [f"{name} {values[name]:.4g}" for name in names[:most]]

@@ -13,9 +13,12 @@ manifest against the state that is wanted. This is the only file that imports Or
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import threading
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +59,8 @@ class Checkpoints:
         self.wanted = None if metadata is None else to_json(metadata)
         # Known alike to all processes; what the file system shows at a moment may not be.
         self._current: int | None = None
+        self._best: dict[str, Any] | None = None
+        self._writing: _Writing | None = None
 
     def steps(self) -> list[int]:
         """Steps of the completed checkpoints, ascending."""
@@ -65,44 +70,72 @@ class Checkpoints:
         complete = (path.parent.name for path in self.directory.glob(f"*/{_MANIFEST}"))
         return sorted(int(name) for name in complete if name.isdigit())
 
-    def save(self, state: dict[str, Any]) -> int:
-        """Writes the state under its own step and drops the oldest beyond `keep`; returns the step."""
+    def save(self, state: dict[str, Any], wait: bool = True) -> int:
+        """Writes the state under its own step and drops the oldest beyond `keep`; returns the step.
+
+        With wait=False it returns when the state is copied to the host's memory; files, manifest and
+        dropping follow in a thread, until the next save or `wait`, which raise what went wrong there.
+        """
         step = int(jax.device_get(state["step"]))
-        folder = self._folder(step)
-        if step == self._current:
-            return step
-        if _is_writer():
-            places.remove_folder(folder)
-            folder.mkdir(parents=True)
-        _sync(f"checkpoint-{step}-folder")
-        plain = _to_plain(state)
-        ocp.save(folder / "state", plain)
-        _sync(f"checkpoint-{step}-state")
-        if _is_writer():
-            manifest = {
-                "format": _FORMAT,
-                "step": step,
-                "leaves": _leaf_table(state),
-                "files": _file_digests(folder / "state"),
-            }
-            if self.wanted is not None:
-                manifest["metadata"] = self.wanted
-            _write_json(folder / _MANIFEST, manifest)
-            self._drop_old()
-        _sync(f"checkpoint-{step}-manifest")
-        self._current = step
+        if step != self._current:
+            self.wait()
+            folder = self._folder(step)
+            if _is_writer():
+                places.remove_folder(folder)
+                folder.mkdir(parents=True)
+            _sync(f"checkpoint-{step}-folder")
+            response = ocp.save_async(folder / "state", _to_plain(state))
+            self._writing = _Writing(
+                step, partial(self._complete, step, _leaf_table(state), response)
+            )
+            self._current = step
+        if wait:
+            self.wait()
         return step
+
+    def _complete(self, step: int, leaves: dict[str, list[Any]], response: Any) -> None:
+        """What follows when the arrays are on their way; in a thread."""
+        response.result()  # on each process: when all of them have written their part
+        if not _is_writer():
+            return
+        folder = self._folder(step)
+        manifest = {
+            "format": _FORMAT,
+            "step": step,
+            "leaves": leaves,
+            "files": _file_digests(folder / "state"),
+        }
+        if self.wanted is not None:
+            manifest["metadata"] = self.wanted
+        _write_json(folder / _MANIFEST, manifest)
+        self._drop_old()
+
+    def wait(self) -> None:
+        """Returns when what `save` began is on disk, on all processes."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.join()
+            _sync(f"checkpoint-{writing.step}-manifest")
+
+    def close(self) -> None:
+        """Lets this process finish what `save` began, after an error: it waits for no other."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            with contextlib.suppress(Exception):
+                writing.join()
 
     def mark_best(self, step: int, metric: str, value: float) -> None:
         """Says that the checkpoint of this step is the best so far; it is then kept."""
+        self.wait()
+        self._best = {"step": step, "metric": metric, "value": value}
         if _is_writer():
-            _write_json(
-                self.directory / "best.json", {"step": step, "metric": metric, "value": value}
-            )
+            _write_json(self.directory / "best.json", self._best)
             self._drop_old()
 
     def best(self) -> dict[str, Any] | None:
         """{"step", "metric", "value"} of the best checkpoint, if one was marked and is still there."""
+        if self._best is not None:
+            return self._best
         path = self.directory / "best.json"
         if not path.exists():
             return None
@@ -258,6 +291,29 @@ class Checkpoints:
 
     def _folder(self, step: int) -> Path:
         return self.directory / f"{step:08d}"
+
+
+class _Writing:
+    """A checkpoint that a thread is completing."""
+
+    def __init__(self, step: int, complete: Callable[[], None]) -> None:
+        self.step = step
+        self._complete = complete
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name=f"checkpoint-{step}")
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._complete()
+        except BaseException as error:
+            self._error = error
+
+    def join(self) -> None:
+        """Waits for it, and raises what went wrong."""
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
 
 
 def tree_digest(tree: Any) -> str:

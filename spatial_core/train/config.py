@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -25,7 +26,9 @@ class TrainConfig:
     starts from the parameters of another run (its folder), of a released model (its folder) or from
     those that a function returns. With `microbatches` above 1 a step computes its gradient over that many
     equal parts of the batch, one after another, in less memory. More than `nonfinite_budget` steps with a non-finite loss or
-    gradient stop the run.
+    gradient stop the run. When nothing is finished for `stall_seconds` (`compile_seconds` while something
+    is compiled, read or drawn for the first time), the watchdog ends the process (0: there is none).
+    `profile` (first step, how many) records these steps for xprof.
     """
 
     task: Task
@@ -45,6 +48,9 @@ class TrainConfig:
     init_from: str | Callable[[], Any] | None = None
     nonfinite_budget: int = 20
     microbatches: int = 1
+    stall_seconds: float = 900.0
+    compile_seconds: float = 3600.0
+    profile: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         counts = ("steps", "log_every", "keep", "validation_batches", "microbatches")
@@ -59,9 +65,25 @@ class TrainConfig:
         for name in ("checkpoint_every", "eval_every", "nonfinite_budget"):
             if getattr(self, name) < 0:
                 raise InputError(f"TrainConfig.{name} is {getattr(self, name)}: at least 0")
+        self._check_watchdog()
+        if self.profile is not None and (len(self.profile) != 2 or min(self.profile) < 1):
+            raise InputError(
+                f"TrainConfig.profile is {self.profile}: give the first step (from 1) and how many"
+            )
         if self.best_mode not in ("min", "max"):
             raise InputError(f"TrainConfig.best_mode is {self.best_mode!r}: use 'min' or 'max'")
         if self.best_metric and self.validation is None:
             raise InputError("TrainConfig.best_metric needs TrainConfig.validation")
         if self.eval_every and self.validation is None:
             raise InputError("TrainConfig.eval_every needs TrainConfig.validation")
+
+    def _check_watchdog(self) -> None:
+        if not 0 <= self.stall_seconds < math.inf:
+            raise InputError(
+                f"TrainConfig.stall_seconds is {self.stall_seconds}: seconds, or 0 for no watchdog"
+            )
+        if not self.stall_seconds <= self.compile_seconds < math.inf:
+            raise InputError(
+                f"TrainConfig.compile_seconds is {self.compile_seconds}: at least stall_seconds "
+                f"({self.stall_seconds}), since the first step takes longer than the others"
+            )

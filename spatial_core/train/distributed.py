@@ -4,31 +4,83 @@
 from __future__ import annotations
 
 import os
+import sys
+import time
 
 import jax
 
 from spatial_core.errors import InputError
+from spatial_core.train.watchdog import HEARTBEAT_SECONDS
 
 HOSTS_VARIABLE = "LAUNCH_HOSTS"
 """Says, in the environment, on how many TPU hosts this command was started."""
 
 
+_LEAST_HEARTBEAT = 5
+_LAST_WORDS_SECONDS = 5.0
+
+
 def initialize(
-    coordinator: str | None = None, processes: int | None = None, process: int | None = None
+    coordinator: str | None = None,
+    processes: int | None = None,
+    process: int | None = None,
+    heartbeat_seconds: int = HEARTBEAT_SECONDS,
 ) -> None:
     """Starts jax.distributed when the flags ask for it or the machine is one of several TPU hosts.
 
     `coordinator` is HOST:PORT of process 0. Several TPU hosts are known by what GKE says (their names) or
     by what our launchers say (their number, in LAUNCH_HOSTS); jax finds them itself then. Does nothing on
-    one host. Call it before anything else of jax.
+    one host. heartbeat_seconds: how long a process may be silent before the others take it for dead and
+    end. Call it before anything else of jax.
     """
+    if heartbeat_seconds < _LEAST_HEARTBEAT:
+        raise InputError(
+            f"--heartbeat_seconds={heartbeat_seconds}: at least {_LEAST_HEARTBEAT}, or a busy machine is "
+            "taken for a dead one"
+        )
     given = [value is not None for value in (coordinator, processes, process)]
     if all(given):
-        jax.distributed.initialize(coordinator, processes, process)
+        jax.distributed.initialize(
+            coordinator, processes, process, heartbeat_timeout_seconds=heartbeat_seconds
+        )
     elif any(given):
         raise InputError("give --coordinator, --num_processes and --process_id together, or none")
     elif "," in os.environ.get("TPU_WORKER_HOSTNAMES", "") or _launched_hosts() > 1:
-        jax.distributed.initialize()
+        jax.distributed.initialize(heartbeat_timeout_seconds=heartbeat_seconds)
+
+
+def several() -> bool:
+    """Whether this process is one of several; asks nothing of jax where it is not."""
+    return jax.distributed.is_initialized() and jax.process_count() > 1
+
+
+def lost_another(error: Exception) -> RuntimeError | None:
+    """What to say of an error by which the runtime gave up on what several processes share; else None."""
+    if not several() or not isinstance(error, jax.errors.JaxRuntimeError):
+        return None
+    text = str(error)
+    if "RESOURCE_EXHAUSTED" in text:  # that is this process's own
+        return None
+    return RuntimeError(
+        f"host {jax.process_index()} of {jax.process_count()} lost another host of the run, whose own log "
+        f"says why ({text.splitlines()[0][:300]}). The same command, on all hosts, goes on at the last "
+        "checkpoint"
+    )
+
+
+def leave(code: int) -> None:
+    """Ends this process of several at once, after an error; does nothing where there is only one.
+
+    An orderly exit would wait for the others, who wait for this one. Process 0 gives the others a moment,
+    because with it their connection goes: if they failed for the same reason, they can say so.
+    """
+    if not several():
+        return
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if jax.process_index() == 0:
+        time.sleep(_LAST_WORDS_SECONDS)
+    os._exit(code)
 
 
 def _launched_hosts() -> int:

@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Generator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +15,23 @@ import numpy as np
 
 from spatial_core.errors import InputError
 from spatial_core.io import places
-from spatial_core.io.writers import ConsoleWriter, JsonlWriter, TensorBoardWriter
-from spatial_core.train import guards, partition, workdir
+from spatial_core.io.writers import (
+    ConsoleWriter,
+    JsonlWriter,
+    TensorBoardWriter,
+    format_seconds,
+)
+from spatial_core.train import guards, history, partition, workdir
+from spatial_core.train.activity import Activity
 from spatial_core.train.checkpoint import Checkpoints
 from spatial_core.train.config import TrainConfig
 from spatial_core.train.meter import Meter, finite_mean
 from spatial_core.train.preempt import StopSignal
+from spatial_core.train.profile import ProfileWindow
 from spatial_core.train.program import Program, compile_program
 from spatial_core.train.state import eval_params
 from spatial_core.train.task import SamplingTask, merge_params
+from spatial_core.train.watchdog import Watchdog
 
 
 @dataclass(frozen=True)
@@ -49,36 +57,56 @@ def train(config: TrainConfig, directory: str | Path) -> TrainResult:
     of another experiment or data that does not fit; guards.NonFiniteError past the budget.
     """
     directory = places.place(directory)
+    activity = Activity()
     with contextlib.ExitStack() as stack:
         # First: a Ctrl-C while the step is compiled would be lost in the compiler's callbacks.
         stop = stack.enter_context(StopSignal())
+        stack.enter_context(
+            Watchdog(
+                activity,
+                config.stall_seconds,
+                config.compile_seconds,
+                f"host {jax.process_index()} of {jax.process_count()}",
+                partial(history.write_stall, directory),
+            )
+        )
         stack.enter_context(workdir.locked(directory))
         # Before the folder is claimed and anything is compiled: what can never run is refused.
         program = compile_program(config)
         guards.check_batches(config, jax.process_count(), program.mesh.size)
         workdir.claim(directory, config)
+        record = stack.enter_context(history.Record(directory))
         console = ConsoleWriter(config.steps) if workdir.is_writer() else None
-        run = _Run(config, directory, program, console)
+        run = _Run(config, directory, program, console, activity)
         stack.callback(run.close)
-        return run.train(stop)
+        result = run.train(stop)
+        record.finish(result.stopped_by or "done", run.start, result.step, activity.shares())
+        return result
 
 
 class _Run:
     """One call of `train`: the state, the open writers and the step that is still in flight."""
 
     def __init__(
-        self, config: TrainConfig, directory: Path, program: Program, console: ConsoleWriter | None
+        self,
+        config: TrainConfig,
+        directory: Path,
+        program: Program,
+        console: ConsoleWriter | None,
+        activity: Activity,
     ) -> None:
         self.config, self.program, self.directory = config, program, directory
-        self.console = console
+        self.console, self.activity = console, activity
         self.metadata = workdir.metadata(config)
         self.checkpoints = Checkpoints(directory, config.keep, self.say, self.metadata)
         self.state = self._initial_state()
         self.frozen = program.load_frozen()
         self.start = int(self.state["step"])
+        self.profile = ProfileWindow(config.profile, directory / "profile", self.say)
+        self.compiled: set[Any] = set()
         self.metrics: dict[str, float] = {}
         self.validation_batches: list[dict[str, jax.Array]] | None = None
-        self.meter = Meter(config.data.batch_size, config.steps)
+        self.meter = Meter(config.data.batch_size, config.steps, activity)
         self.skipped = int(self.state["skipped"])
         self.files: list[Any] = []
         if console:
@@ -93,12 +121,16 @@ class _Run:
             self.console.say(text)
 
     def close(self) -> None:
+        with self.activity.doing("checkpoint", "the checkpoint that is being written"):
+            self.checkpoints.close()
+        self.profile.close()
         for writer in [*self.files, *([self.console] if self.console else [])]:
             writer.close()
 
     def _initial_state(self) -> dict[str, Any]:
-        self.checkpoints.clean()
-        restored = self.checkpoints.restore_latest(self.program.abstract_state)
+        with self.activity.doing("checkpoint", "the last checkpoint to be read", patient=True):
+            self.checkpoints.clean()
+            restored = self.checkpoints.restore_latest(self.program.abstract_state)
         if restored is not None:
             self.say(f"resuming from step {int(restored['step'])}")
             return restored
@@ -107,8 +139,10 @@ class _Run:
             source = self.config.init_from
             name = source if isinstance(source, str) else getattr(source, "__name__", "a function")
             self.say(f"starting from the parameters of {name}")
-            return self.program.init_from(params)
-        return self.program.init()
+            with self.activity.doing("compile", "the initial parameters", patient=True):
+                return self.program.init_from(params)
+        with self.activity.doing("compile", "the initial parameters", patient=True):
+            return self.program.init()
 
     def train(self, stop: StopSignal) -> TrainResult:
         config, step = self.config, self.start
@@ -117,11 +151,9 @@ class _Run:
             self.say("compiling; the first step takes a while")
         with contextlib.closing(self._batches()) as batches:
             while step < config.steps and not stop.requested(step):
-                with self.meter.waiting_for_data():
+                with self.activity.doing("data", f"the batch of step {step + 1}", not in_flight):
                     batch = next(batches)
-                placed = partition.place_batch(batch, self.program.batch_sharding)
-                with jax.transfer_guard("disallow"):
-                    self.state, metrics = self.program.step(self.state, self.frozen, placed)
+                metrics = self._step(step + 1, batch)
                 step += 1
                 # Step n runs on the device while the host reads the metrics of step n - 1.
                 if in_flight:
@@ -133,12 +165,38 @@ class _Run:
                     self._at_boundary(step)
             if in_flight:
                 self._finish(*in_flight)
-        self.checkpoints.save(self.state)
+        self._save(step, wait=True)
+        if step > self.start:
+            seconds = format_seconds(sum(self.activity.seconds().values()))
+            self.say(f"time {seconds}: {self.activity.describe()}")
         if step < config.steps:
             self.say(f"{stop.name}: saved step {step}; the same command goes on from there")
         return TrainResult(
             self.state, step, self.metrics, stop.name if step < config.steps else None
         )
+
+    def _step(self, step: int, batch: dict[str, np.ndarray]) -> Any:
+        """Starts a step on the devices; its metrics come when it is done."""
+        self.profile.begin(step)
+        placed = partition.place_batch(batch, self.program.batch_sharding)
+        with self._running("step", placed, f"step {step}"), jax.transfer_guard("disallow"):
+            with self.profile.marked(step):
+                self.state, metrics = self.program.step(self.state, self.frozen, placed)
+            if step == self.start + 1:
+                jax.block_until_ready(metrics)
+        return metrics
+
+    def _running(self, program: str, batch: Any, what: str) -> contextlib.AbstractContextManager:
+        """The activity of a program: compiling, when a batch has shapes that it has not seen."""
+        key = (program, tuple(leaf.shape for leaf in jax.tree.leaves(batch)))
+        if key in self.compiled:
+            return self.activity.doing("compute" if program == "step" else "evaluation", what)
+        self.compiled.add(key)
+        return self.activity.doing("compile", f"{what}, which is compiled", patient=True)
+
+    def _save(self, step: int, wait: bool = False) -> None:
+        with self.activity.doing("checkpoint", f"the checkpoint of step {step}"):
+            self.checkpoints.save(self.state, wait)
 
     def _batches(self) -> Generator[dict[str, np.ndarray], None, None]:
         config, hosts = self.config, jax.process_count()
@@ -154,7 +212,9 @@ class _Run:
 
     def _finish(self, step: int, metrics: Any, batch: dict[str, np.ndarray]) -> None:
         """Reads the metrics of a step: counts, guards, logs."""
-        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        with self.activity.doing("compute", f"the result of step {step}"):
+            values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        self.profile.end(step)
         finite = bool(values.pop("finite"))
         if not finite:
             self._count_bad(step, values, batch)
@@ -163,6 +223,8 @@ class _Run:
             self.console.advance(step)
         if step % self.config.log_every == 0 or step == self.config.steps:
             means, seconds_left = self.meter.record(step)
+            shares = self.activity.shares().items()
+            means |= {f"goodput/{kind}": share for kind, share in shares}
             self.metrics = {**self.metrics, **means, "skipped": float(self.skipped)}
             self._write(step, means)
             if self.console:
@@ -197,23 +259,22 @@ class _Run:
         return step == config.steps or any(n and step % n == 0 for n in every)
 
     def _at_boundary(self, step: int) -> None:
-        config, begin = self.config, time.monotonic()
+        config = self.config
         last = step == config.steps
         if config.checkpoint_every and step % config.checkpoint_every == 0:
-            self.checkpoints.save(self.state)
+            self._save(step)
         due = last or (config.eval_every and step % config.eval_every == 0)
         if config.validation is not None and due:
-            self._validate(step)
-        self.meter.pause(time.monotonic() - begin)
+            with self.activity.doing("evaluation", f"the validation of step {step}"):
+                self._validate(step)
 
     def _validate(self, step: int) -> None:
         params = eval_params(self.state)
-        reports = jax.device_get(
-            [
-                self.program.evaluate(params, self.frozen, batch)
-                for batch in self._validation_batches()
-            ]
-        )
+        reports = []
+        for index, batch in enumerate(self._validation_batches()):
+            with self._running("evaluate", batch, f"validation batch {index} of step {step}"):
+                report = self.program.evaluate(params, self.frozen, batch)
+                reports.append(jax.device_get(report))
         values = {name: finite_mean([float(r[name]) for r in reports]) for name in reports[0]}
         named = {f"validation/{name}": value for name, value in values.items()}
         self.metrics = {**self.metrics, **named}
@@ -224,8 +285,9 @@ class _Run:
         # A program of its own, which one of several processes could not run alone.
         if isinstance(self.config.task, SamplingTask) and jax.process_count() == 1:
             whole = merge_params(params, self.frozen)
-            for line in self.config.task.samples(whole, self._validation_batches()[0]):
-                self.say(f"  {line}")
+            with self.activity.doing("evaluation", f"the samples of step {step}", patient=True):
+                for line in self.config.task.samples(whole, self._validation_batches()[0]):
+                    self.say(f"  {line}")
         if self.config.best_metric:
             self._keep_best(step, values)
 
@@ -238,7 +300,9 @@ class _Run:
             size = guards.local_batch_size(data, hosts, jax.device_count())
             self.validation_batches = []
             for index in range(config.validation_batches):
-                batch = guards.check_batch(data.batch(index, host, hosts), config.task, size)
+                with self.activity.doing("evaluation", f"validation batch {index}", patient=True):
+                    drawn = data.batch(index, host, hosts)
+                batch = guards.check_batch(drawn, config.task, size)
                 placed = partition.place_batch(batch, self.program.batch_sharding)
                 self.validation_batches.append(placed)
         return self.validation_batches
@@ -250,5 +314,6 @@ class _Run:
         best = self.checkpoints.best()
         sign = 1 if self.config.best_mode == "min" else -1
         if best is None or sign * values[metric] < sign * best["value"]:
-            self.checkpoints.save(self.state)
-            self.checkpoints.mark_best(step, metric, values[metric])
+            self._save(step)
+            with self.activity.doing("checkpoint", f"the checkpoint of step {step}"):
+                self.checkpoints.mark_best(step, metric, values[metric])

@@ -6,14 +6,11 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
-import platform
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from spatial_core.config import resolved
 from spatial_core.errors import InputError
@@ -21,6 +18,7 @@ from spatial_core.io import places
 from spatial_core.io.export import CONFIG_FILE, TENSOR_FILE, find_kind, read_release, to_json
 from spatial_core.train.checkpoint import Checkpoints
 from spatial_core.train.config import TrainConfig
+from spatial_core.train.provenance import environment
 
 # What a run is; the rest (logging, mesh, how long to keep checkpoints) may change between starts.
 _IDENTITY = ("task", "data", "optimizer", "seed", "init_from")
@@ -112,19 +110,6 @@ def locked(directory: Path) -> Iterator[None]:
         except OSError:
             pass
         yield
-
-
-def environment() -> dict[str, Any]:
-    """Versions, devices and the command line, for the reader of a result."""
-    devices = [device.device_kind for device in jax.devices()]
-    return {
-        "python": platform.python_version(),
-        "jax": jax.__version__,
-        "numpy": np.__version__,
-        "devices": {kind: devices.count(kind) for kind in sorted(set(devices))},
-        "processes": jax.process_count(),
-        "command": sys.argv,
-    }
 
 
 def metadata(config: TrainConfig) -> dict[str, Any] | None:

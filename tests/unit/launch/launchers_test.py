@@ -217,6 +217,7 @@ def test_a_tool_that_fails_ends_the_plan(tmp_path, monkeypatch, capsys):
         ([137, 0], 2, 0),
         ([2], 1, 2),
         ([75, 3], 2, 3),
+        ([76, 0], 2, 0),
         ([75, 75, 75, 75], 3, 75),
     ],
 )

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ends a run that stands still: says what it waits for, writes the stacks of all threads, and exits.
+
+Imports nothing heavy: the launchers read the exit code from here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import os
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+
+from spatial_core.train.activity import Activity, Doing
+
+EXIT_STALLED = 76
+"""Exit code of a process that the watchdog has ended, or whose partner is gone."""
+
+HEARTBEAT_SECONDS = 30
+"""How long a process of several may be silent before the others take it for dead and end."""
+
+_REPORT_SECONDS = 20.0
+"""The disk or the bucket may be what stands still, so the report is not waited for any longer."""
+
+Report = Callable[[str, str], None]
+"""(one line, stacks of all threads): keeps them for later."""
+
+
+class Watchdog:
+    """Context with a thread that watches an activity and ends the process when nothing is finished.
+
+    seconds: limit of one thing that is done; first_seconds: of one that is `patient` (a compilation, the
+    first batch). seconds 0: watches nothing. host: such as 'host 1 of 2'. report: keeps what is found.
+    Time in which the whole process was suspended does not count.
+    """
+
+    def __init__(
+        self,
+        activity: Activity,
+        seconds: float,
+        first_seconds: float,
+        host: str,
+        report: Report,
+        end: Callable[[int], None] = os._exit,
+    ) -> None:
+        self._activity, self._host, self._report, self._end = activity, host, report, end
+        self._limits = {False: seconds, True: first_seconds}
+        self._tick = min(1.0, seconds / 10)
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+
+    def __enter__(self) -> Watchdog:
+        if self._tick > 0:
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._over.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _watch(self) -> None:
+        seen, waited, last = self._activity.now, 0.0, time.monotonic()
+        while not self._over.wait(self._tick):
+            now = time.monotonic()
+            # No more than two ticks: after a suspension the clock jumps, and that is no stall.
+            waited += min(now - last, 2 * self._tick)
+            last = now
+            if self._activity.now is not seen:
+                seen, waited = self._activity.now, 0.0
+            elif waited > self._limits[seen.patient]:
+                self._stalled(seen, waited)
+                return
+
+    def _stalled(self, doing: Doing, waited: float) -> None:
+        setting = "TrainConfig.compile_seconds" if doing.patient else "TrainConfig.stall_seconds"
+        began = time.gmtime(time.time() - (time.monotonic() - doing.since))
+        line = (
+            f"{self._host} stands still: it waits for {doing.what} since "
+            f"{time.strftime('%H:%M:%S', began)} UTC ({waited:.0f} s; {setting} = "
+            f"{self._limits[doing.patient]:g})"
+        )
+        stacks = _stacks()
+        with contextlib.suppress(OSError, ValueError):
+            print(
+                f"\nerror: {line}\n{stacks}\nerror: {line}; above are the stacks of all threads. The same "
+                "command goes on at the last checkpoint",
+                file=sys.stderr,
+                flush=True,
+            )
+        keeper = threading.Thread(target=self._keep, args=(line, stacks), daemon=True)
+        keeper.start()
+        keeper.join(_REPORT_SECONDS)
+        self._end(EXIT_STALLED)
+
+    def _keep(self, line: str, stacks: str) -> None:
+        try:
+            self._report(line, stacks)
+        except Exception as error:
+            print(f"the report could not be written: {error}", file=sys.stderr, flush=True)
+
+
+def _stacks() -> str:
+    """The Python stacks of all threads, innermost call first."""
+    with tempfile.TemporaryFile() as file:
+        faulthandler.dump_traceback(file, all_threads=True)
+        file.seek(0)
+        return file.read().decode(errors="replace")
