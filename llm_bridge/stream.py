@@ -21,7 +21,7 @@ from llm_bridge.adapters import token_metadata
 from llm_bridge.layout import MAX_SOFT, make_row, pad_answers, pad_rows, pad_soft
 from llm_bridge.protocol import Backbone
 from llm_bridge.qa.asking import Question
-from llm_bridge.qa.book import QuestionBook
+from llm_bridge.qa.book import KINDS, QuestionBook
 from llm_bridge.qa.plan import plan_questions
 from llm_bridge.tokens.audio_cache import AudioCache
 from llm_bridge.tokens.record import Talker
@@ -75,8 +75,8 @@ class QuestionStream:
     Attributes:
       tokens: the exported folder (`--run_mode=export_tokens`); `split` names the one in it.
       backbone: whose ids and audio features the batches hold.
-      stages: (steps, questions of tasks 1 to 4) of each stage, one after the other; the last goes on
-        for as long as the run does.
+      stages: (steps, questions of tasks 1, 2, ... up to 5) of each stage, one after the other; the last
+        goes on for as long as the run does.
       batch_size: rows of the global batch; the paper's 8 are one row at a time, accumulated.
       style: of the system prompts, "full" or "brief".
       book: JSON file of question wordings; None for those that ship.
@@ -87,7 +87,7 @@ class QuestionStream:
     tokens: str | Path
     backbone: Backbone
     split: str = "train"
-    stages: tuple[tuple[int, int, int, int, int], ...] = TABLE_4
+    stages: tuple[tuple[int, ...], ...] = TABLE_4
     batch_size: int = 8
     seed: int = 0
     style: str = "full"
@@ -109,10 +109,15 @@ class QuestionStream:
         if not self.stages:
             raise InputError("QuestionStream.stages is empty: give at least one stage")
         for stage in self.stages:
-            if len(stage) != 5 or stage[0] < 1 or min(stage) < 0 or not any(stage[1:]):
+            if (
+                not 2 <= len(stage) <= 1 + len(KINDS)
+                or stage[0] < 1
+                or min(stage) < 0
+                or not any(stage[1:])
+            ):
                 raise InputError(
-                    f"QuestionStream.stages has {stage}: (steps, questions of task 1, 2, 3, 4), at "
-                    "least one step and one question"
+                    f"QuestionStream.stages has {stage}: (steps, questions of task 1, 2, ... up to 5), "
+                    "at least one step and one question"
                 )
 
     @property

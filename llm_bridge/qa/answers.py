@@ -35,6 +35,7 @@ from llm_bridge.qa.formats import (
     elevation_of,
     elevation_text,
     format_locations,
+    format_measure,
     format_transcript,
     format_utterances,
     format_yes_no,
@@ -64,6 +65,7 @@ __all__ = [
     "distance_text",
     "elevation_text",
     "format_locations",
+    "format_measure",
     "format_transcript",
     "format_utterances",
     "format_yes_no",
@@ -72,6 +74,7 @@ __all__ = [
     "parse_task2",
     "parse_task3",
     "parse_task4",
+    "parse_task5",
     "snapped",
 ]
 
@@ -121,6 +124,7 @@ _TASK3 = re.compile(
     )
 )
 _TASK4 = re.compile(_WORDS)
+_TASK5 = re.compile(r"\d{2,3}(?:, \d{2,3})?")
 _PARTS = ("azimuth", "elevation", "distance")
 _FIELD = re.compile(
     r"(transcript|azimuth(?:_degrees)?|elevation(?:_degrees)?"
@@ -196,18 +200,31 @@ def parse_task4(text: str, strict: bool = True) -> Parsed[Reply]:
     return Parsed(Reply(words), tuple(problems))
 
 
+def parse_task5(text: str, strict: bool = True) -> Parsed[tuple[float, ...]]:
+    """The numbers as written, one or two; none gives no number. Lenient takes text around them."""
+    if text == NONE or (not strict and _is_none(text)):
+        return Parsed(())
+    if strict and not _TASK5.fullmatch(text):
+        return Parsed(None, (f"expected one or two numbers or {NONE}, got {_short(text)}",))
+    numbers = tuple(float(number) for number in re.findall(r"-?\d+(?:\.\d+)?", text))
+    if not 1 <= len(numbers) <= TALKERS:
+        return Parsed(None, (f"expected one or two numbers or {NONE}, got {_short(text)}",))
+    return Parsed(numbers)
+
+
 _PARSERS: dict[int, Callable[[str, bool], Parsed]] = {
     1: parse_task1,
     2: parse_task2,
     3: parse_task3,
     4: parse_task4,
+    5: parse_task5,
 }
 
 
 def parse_answer(task: int, text: str, strict: bool = True) -> Parsed:
-    """Answer of any task: the value is that of parse_task1..4."""
+    """Answer of any task: the value is that of parse_task1..5."""
     if task not in _PARSERS:
-        raise InputError(f"tasks are 1, 2, 3 and 4, got {task!r}")
+        raise InputError(f"tasks are 1 to 5, got {task!r}")
     return _PARSERS[task](text, strict)
 
 

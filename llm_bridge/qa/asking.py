@@ -12,6 +12,7 @@ from llm_bridge.qa.book import QuestionBook
 from llm_bridge.qa.formats import (
     TalkerLike,
     format_locations,
+    format_measure,
     format_transcript,
     format_utterances,
     format_yes_no,
@@ -67,6 +68,8 @@ def ask_question(
         answer = format_yes_no(labels["answer"])
     elif task == 3:
         answer = format_utterances(talkers)
+    elif task == 5:
+        answer = format_measure(kind, talkers)
     else:
         who = int(truth.target(scenes, kind, values, margins)[0])
         if who == truth.UNCLEAR:

@@ -45,6 +45,14 @@ KINDS: dict[int, dict[str, frozenset[str]]] = {
         "comparison_left": frozenset(),
         "comparison_right": frozenset(),
     },
+    # Not the paper's: what the comparisons of tasks 2 and 4 rest on, asked for by itself.
+    5: {
+        "measure_distance": frozenset(),
+        "measure_distances": frozenset(),
+        "measure_directions": frozenset(),
+        "measure_separation": frozenset(),
+        "measure_turn": frozenset(),
+    },
 }
 STYLES = ("full", "brief")
 # A system prompt may, but need not, list the values that answers may hold.
@@ -104,7 +112,7 @@ class QuestionBook:
     def wordings(self, task: int, kind: str) -> tuple[str, ...]:
         """All wordings of one kind."""
         if task not in self.questions or kind not in self.questions[task]:
-            known = ", ".join(self.questions.get(task, {})) or "none: tasks are 1, 2, 3 and 4"
+            known = ", ".join(self.questions.get(task, {})) or "none: tasks are 1 to 5"
             raise InputError(f"task {task!r} has no questions of kind {kind!r}; it has {known}")
         return self.questions[task][kind]
 

@@ -5,6 +5,7 @@ Task 1  azimuth_degrees_1=010, elevation_degrees_1=090, distance_meters_1=17, az
 Task 2  yes | no
 Task 3  transcript_1=[How is it going?], azimuth_degrees_1=010, ..., transcript_2=none, ...
 Task 4  [How is it going?] | none
+Task 5  one number, or one for each talker: 060 | 33, 17 | none
 
 Values in text: azimuth 000..350 in tens, counter-clockwise, 000 right (+x), 090 front (+y); elevation
 plus 90 in tens, 090 horizontal; distance in decimetres, although the field is called meters. Values in
@@ -169,6 +170,24 @@ def format_utterances(talkers: Sequence[TalkerLike]) -> str:
         words = format_transcript(None if talker is None else talker.transcript)
         fields.append(f"transcript_{slot + 1}={words}, {_location_fields(slot, talker)}")
     return ", ".join(fields)
+
+
+def format_measure(kind: str, talkers: Sequence[Placed]) -> str:
+    """Task 5: the numbers of a kind, as Task 1 writes them; `none` if there are not its talkers.
+
+    measure_separation: of two azimuths, the short way round, 000..180. measure_turn: from the first
+    azimuth counter-clockwise to the second, 000..350.
+    """
+    if len(talkers) != (1 if kind == "measure_distance" else 2):
+        return NONE
+    azimuths, _, distances = zip(*map(_place_texts, talkers), strict=True)
+    if kind in ("measure_distance", "measure_distances"):
+        return ", ".join(distances)
+    if kind == "measure_directions":
+        return ", ".join(azimuths)
+    first, second = (talker.azimuth or 0.0 for talker in talkers)
+    turn = float(wrap_degrees(second - first))
+    return azimuth_text(abs(turn) if kind == "measure_separation" else turn)
 
 
 def _at(places: Sequence[T], slot: int) -> T | None:

@@ -33,7 +33,7 @@ Values = dict[str, float]
 class Mixture:
     """Shares of clips that a kind would not choose by itself.
 
-    absent: of the answers no and none, those due to a talker who is not there at all.
+    absent: of the answers no and none, those due to a talker who is not there at all; half as many in Task 5.
     alone: of the answers to targeted questions, those from clips with a single talker.
     """
 
@@ -163,7 +163,7 @@ def _offset(task: int, kind: str, seed: int) -> int:
 def _check(clips: Sequence, counts: Mapping[int, int], seed: int) -> None:
     for task, count in counts.items():
         if task not in KINDS:
-            raise InputError(f"tasks are 1, 2, 3 and 4, got {task!r}")
+            raise InputError(f"tasks are 1 to 5, got {task!r}")
         if count < 0:
             raise InputError(f"task {task} needs a count of 0 or more, got {count}")
     if seed < 0:
@@ -292,12 +292,37 @@ def _question_for(
     return clip, {name: float(value[clip]) for name, value in values.items()}, desk.wording()
 
 
-_PLANNERS = {1: _plan_list, 2: _plan_yes_no, 3: _plan_list, 4: _plan_targets}
+def _measurable(desk: _Desk, kind: str) -> Mask:
+    """Clips with the talkers of a kind of Task 5, whose azimuths say something if they are asked for."""
+    scenes = desk.scenes
+    mask = scenes.count == truth.talkers_needed(kind)
+    if "distance" in kind:
+        return mask
+    return mask & np.all(np.abs(scenes.elevation) <= desk.margins.steep, axis=1)
+
+
+def _plan_measures(desk: _Desk, kind: str, count: int, seed: int) -> None:
+    usable = _measurable(desk, kind)
+    lacking = desk.scenes.count < truth.talkers_needed(kind)
+    for _ in range(count):
+        clip = desk.mixed(usable, lacking, desk.mixture.absent / 2)
+        assert clip is not None  # kinds without clips are not planned
+        desk.add(clip, {}, desk.wording())
+
+
+_PLANNERS = {
+    1: _plan_list,
+    2: _plan_yes_no,
+    3: _plan_list,
+    4: _plan_targets,
+    5: _plan_measures,
+}
 _CARRIES = {
     1: lambda desk, kind: bool(_listable(desk, kind).any()),
     2: lambda desk, kind: bool(_answers(desk, kind)[3].any()),
     3: lambda desk, kind: bool(_listable(desk, kind).any()),
     4: lambda desk, kind: any(_found(desk, kind, slot)[1].any() for slot in (0, 1)),
+    5: lambda desk, kind: bool(_measurable(desk, kind).any()),
 }
 
 

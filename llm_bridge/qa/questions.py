@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Questions of Tasks 1-4 about the talkers of a clip, one at a time; `plan_questions` makes a set.
+"""Questions of Tasks 1-5 about the talkers of a clip, one at a time; `plan_questions` makes a set.
 
 Deterministic from the generator given. Answers come from the geometry, never from the text; a value
 that a question asks is chosen so that the truth is clear of it by the margins.
@@ -57,19 +57,21 @@ def make_question(
 
     kind: None takes one at random, of those that speak of as many talkers as there are if possible.
     yes: the answer wanted in Task 2; in Task 4 True means a talker and False the answer none; None
-    takes either with equal chance where both are possible. Not for Tasks 1 and 3.
+    takes either with equal chance where both are possible. Not for Tasks 1, 3 and 5.
     Raises InputError if these talkers cannot carry such a question.
     """
     book = QuestionBook.load() if book is None else book
     margins = Margins() if margins is None else margins
     if task not in KINDS:
-        raise InputError(f"tasks are 1, 2, 3 and 4, got {task!r}")
+        raise InputError(f"tasks are 1 to 5, got {task!r}")
     if kind is not None and kind not in KINDS[task]:
         raise InputError(f"task {task} has the kinds {', '.join(KINDS[task])}, got {kind!r}")
-    if task in (1, 3):
+    if task in (1, 3, 5):
         if yes is not None:
             raise InputError(f"task {task} has no yes or no")
-        only = next(iter(KINDS[task])) if kind is None else kind
+        kinds = list(KINDS[task]) if kind is None else [kind]
+        fitting = [name for name in kinds if truth.talkers_needed(name) == len(talkers)] or kinds
+        only = fitting[rng.integers(len(fitting))] if len(fitting) > 1 else fitting[0]
         return ask_question(talkers, task, only, {}, _wording(book, task, only, rng), book, margins)
     scenes = Scenes.of([talkers])
     choices = [

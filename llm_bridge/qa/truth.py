@@ -30,8 +30,9 @@ METRES = np.array([distance_of(text) for text in DISTANCES])  # what "place" and
 
 
 def talkers_needed(kind: str) -> int:
-    """Talkers a kind of Task 2 or 4 speaks of."""
-    return 2 if kind.startswith(("multi", "comparison")) else 1
+    """Talkers a kind of Task 2, 4 or 5 speaks of."""
+    pair = kind.startswith(("multi", "comparison", "measure")) and kind != "measure_distance"
+    return 2 if pair else 1
 
 
 def yes_no(scenes: Scenes, kind: str, values: Values, margins: Margins) -> Verdict:

@@ -286,7 +286,7 @@ def test_doubtful_transcripts_are_named() -> None:
 )
 def test_no_text_breaks_a_reader(text: str) -> None:
     """Anything a model may say is read or reported; what is reported valid is written back the same."""
-    for task in (1, 2, 3, 4):
+    for task in (1, 2, 3, 4, 5):
         for strict in (True, False):
             parsed = answers.parse_answer(task, text, strict)
             assert parsed.value is not None or parsed.problems
@@ -305,7 +305,7 @@ def test_what_cannot_be_written_is_refused() -> None:
         answers.format_locations([Location(None, 0.0, 1.0)])
     with pytest.raises(InputError, match="without words"):
         answers.format_utterances([spoken(place, "  ")])
-    with pytest.raises(InputError, match="tasks are 1, 2, 3 and 4, got 5"):
-        answers.parse_answer(5, "yes")
+    with pytest.raises(InputError, match="tasks are 1 to 5, got 6"):
+        answers.parse_answer(6, "yes")
     with pytest.raises(InputError, match="finite"):
         answers.format_locations([Location(np.nan, 0.0, 1.0)])

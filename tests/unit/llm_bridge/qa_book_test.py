@@ -41,7 +41,9 @@ PUBLISHED = {
 def test_as_many_kinds_and_wordings_as_published() -> None:
     book = QuestionBook.load()
     assert {
-        task: {k: len(v) for k, v in kinds.items()} for task, kinds in book.questions.items()
+        task: {k: len(v) for k, v in kinds.items()}
+        for task, kinds in book.questions.items()
+        if task != 5  # not the paper's
     } == PUBLISHED
     assert len(KINDS[2]) == 10
     every = [
@@ -170,7 +172,7 @@ def test_unknown_styles_kinds_and_tasks_are_named() -> None:
         QuestionBook.load(style="long")
     with pytest.raises(InputError, match="has no questions of kind 'area_up'; it has place"):
         book.wordings(4, "area_up")
-    with pytest.raises(InputError, match="tasks are 1, 2, 3 and 4"):
-        book.wordings(5, "locate")
+    with pytest.raises(InputError, match="tasks are 1 to 5"):
+        book.wordings(6, "locate")
     with pytest.raises(InputError, match="no 'long' system prompt"):
         book.system_prompt(1, "long")

@@ -31,7 +31,7 @@ from spatial_core.errors import InputError
 
 patient = settings(deadline=None, max_examples=50)
 BOOK = QuestionBook.load()
-COUNTS = {1: 50, 2: 205, 3: 50, 4: 203}
+COUNTS = {1: 50, 2: 205, 3: 50, 4: 203, 5: 300}
 
 
 def people(rng: np.random.Generator, count: int) -> tuple[Talker, ...]:
@@ -222,7 +222,7 @@ def test_what_cannot_be_planned_is_refused() -> None:
         with pytest.raises(InputError, match=f"no clip can carry a question of task {task}"):
             plan_questions(mute, {task: 10}, 0, BOOK)
     for arguments, message in (
-        ((CLIPS, {5: 1}, 0), "tasks are 1, 2, 3 and 4, got 5"),
+        ((CLIPS, {6: 1}, 0), "tasks are 1 to 5, got 6"),
         ((CLIPS, {1: -1}, 0), "count of 0 or more"),
         ((CLIPS, {1: 1}, -1), "seed is 0 or more"),
         (([], {1: 1}, 0), "no clips"),
@@ -321,3 +321,28 @@ def test_the_balance_as_a_table_and_the_examples() -> None:
     text = examples()
     assert all(f"| {kind} |" in text for kinds in KINDS.values() for kind in kinds)
     assert text == examples(example_clips())
+
+
+def test_measures_are_the_talkers_geometry() -> None:
+    """From 170 degrees counter-clockwise to -150 is 40; back is 320, and 40 either way between them."""
+    anybody = Talker(0.3, 2.1, 170.0, 0.0, 1.7, "Here.", "anna")
+    here, there = anybody, replace(anybody, azimuth=-150.0, distance=3.4)
+    kinds = {"measure_distances": "17, 33", "measure_directions": "170, 210"}
+    for kind, right in {**kinds, "measure_separation": "040", "measure_turn": "040"}.items():
+        assert answers.format_measure(kind, [here, there]) == right
+        assert answers.format_measure(kind, [here]) == "none"
+    assert answers.format_measure("measure_turn", [there, here]) == "320"
+    assert answers.format_measure("measure_separation", [there, here]) == "040"
+    assert answers.format_measure("measure_distance", [there]) == "33"
+    assert answers.parse_task5("17, 33").value == (17.0, 33.0)
+    assert answers.parse_task5("none").value == ()
+
+
+def test_measures_are_asked_equally_and_mostly_of_who_is_there() -> None:
+    asked = of_task(5)
+    shares = Counter(question.kind for question in asked)
+    assert set(shares) == set(KINDS[5]) and max(shares.values()) - min(shares.values()) <= 1
+    nobody = sum(question.answer == "none" for question in asked)
+    assert 0 < nobody < len(asked) / 8
+    for question in asked:
+        assert answers.parse_answer(5, question.answer).ok
