@@ -13,21 +13,24 @@ import numpy as np
 FILTER_TAPS = 32
 FILTER_LEAD = FILTER_TAPS // 2 - 1
 FILTER_PHASES = 128
+# Images that are added to the responses at once: their lists stay in the first-level cache.
+BLOCK = 256
 _KAISER_BETA = 6.5
 
 
 def compiled(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """numba.njit(nogil) with an on-disk cache where there is a place to write one.
 
+    A division by zero is infinite, as in numpy: checks would keep loops from being vectorised.
     No fast math: with it a kernel just compiled and the same one read from the cache round
     differently, and a resumed run would see other data. It would be some 8% faster.
     """
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         try:
-            return numba.njit(nogil=True, cache=True, **options)(function)
+            return numba.njit(nogil=True, error_model="numpy", cache=True, **options)(function)
         except RuntimeError:  # "no locator available": package and user cache are both read-only
-            return numba.njit(nogil=True, **options)(function)
+            return numba.njit(nogil=True, error_model="numpy", **options)(function)
 
     return decorate
 
@@ -82,47 +85,60 @@ def _axis_images(side, source, reflections, reach):  # type: ignore[no-untyped-d
 
 
 @compiled()
-def _add_image(x, y, z, gains, mics, delays, scale, filters, flat, taps):  # type: ignore[no-untyped-def]
-    """Adds one image's arrival at every microphone: gains, 1/distance, fractional delay.
+def _add_omnidirectional(count, places, gains, mics, delays, scale, filters, flat, taps):  # type: ignore[no-untyped-def]
+    """Adds the arrivals of the first `count` images at every microphone: gains, 1/distance, fractional delay.
 
-    gains [4] of the bands, or [1] where filters have one band. filters and flat (the RIRs, [m * taps]) are one-dimensional and indexed unsigned: only then is
-    the last loop compiled to vector instructions without checks.
+    places [3, BLOCK]; gains [BLOCK, 4 bands], of which only the first counts where filters have one
+    band. One microphone after the other, in two loops: distances and delays of all images are vector
+    instructions, and the response that is added to stays in the first-level cache. filters and flat
+    (the RIRs, [m * taps]) are one-dimensional and indexed unsigned: only then is the last loop compiled
+    to vector instructions without checks.
     """
-    phases, single, gain = np.float32(FILTER_PHASES), gains.shape[0] == 1, gains[0]
+    single = filters.size == (FILTER_PHASES + 1) * FILTER_TAPS
+    width = np.int32(FILTER_TAPS if single else 4 * FILTER_TAPS)
+    phases, one = np.float32(FILTER_PHASES), np.float32(1)
+    starts, rows = np.empty(BLOCK, np.int32), np.empty(BLOCK, np.int32)
+    early, late = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
+    xs, ys, zs, loudness = places[0], places[1], places[2], np.empty(BLOCK, np.float32)
+    for k in range(count):
+        loudness[k] = gains[k, 0] if single else one
     for m in range(mics.shape[0]):
-        dx, dy, dz = x - mics[m, 0], y - mics[m, 1], z - mics[m, 2]
-        distance = math.sqrt(dx * dx + dy * dy + dz * dz)
-        time = distance * scale + delays[m]
-        start = np.uint64(time)
-        if start + np.uint64(FILTER_TAPS) > taps:
-            continue
-        place = (time - np.float32(start)) * phases
-        row = np.uint64(place)
-        after = place - np.float32(row)
-        target = flat[np.uint64(m) * taps + start :]
-        if single:
-            rows = filters[row * np.uint64(FILTER_TAPS) :]
-            late = after * gain / distance
-            early = gain / distance - late
+        x, y, z, delay = mics[m, 0], mics[m, 1], mics[m, 2], delays[m]
+        for k in range(count):
+            dx, dy, dz = xs[k] - x, ys[k] - y, zs[k] - z
+            distance = math.sqrt(dx * dx + dy * dy + dz * dz)
+            time = distance * scale + delay
+            starts[k] = np.int32(time)
+            place = (time - np.float32(starts[k])) * phases
+            row = np.int32(place)
+            rows[k] = row * width
+            late[k] = (place - np.float32(row)) * loudness[k] / distance
+            early[k] = loudness[k] / distance - late[k]
+        for k in range(count):
+            start = np.uint64(starts[k])
+            if start + np.uint64(FILTER_TAPS) > taps:
+                continue
+            target = flat[np.uint64(m) * taps + start :]
+            table = filters[np.uint64(rows[k]) :]
+            now, after = early[k], late[k]
+            if single:
+                for t in range(FILTER_TAPS):
+                    target[t] += now * table[t] + after * table[t + FILTER_TAPS]
+                continue
+            g0, g1, g2, g3 = gains[k, 0], gains[k, 1], gains[k, 2], gains[k, 3]
+            e0, e1, e2, e3 = now * g0, now * g1, now * g2, now * g3
+            l0, l1, l2, l3 = after * g0, after * g1, after * g2, after * g3
             for t in range(FILTER_TAPS):
-                target[t] += early * rows[t] + late * rows[t + FILTER_TAPS]
-            continue
-        rows = filters[row * np.uint64(4 * FILTER_TAPS) :]
-        late = after / distance
-        early = np.float32(1) / distance - late
-        e0, e1, e2, e3 = early * gains[0], early * gains[1], early * gains[2], early * gains[3]
-        l0, l1, l2, l3 = late * gains[0], late * gains[1], late * gains[2], late * gains[3]
-        for t in range(FILTER_TAPS):
-            target[t] += (
-                e0 * rows[t]
-                + e1 * rows[t + FILTER_TAPS]
-                + e2 * rows[t + 2 * FILTER_TAPS]
-                + e3 * rows[t + 3 * FILTER_TAPS]
-                + l0 * rows[t + 4 * FILTER_TAPS]
-                + l1 * rows[t + 5 * FILTER_TAPS]
-                + l2 * rows[t + 6 * FILTER_TAPS]
-                + l3 * rows[t + 7 * FILTER_TAPS]
-            )
+                target[t] += (
+                    e0 * table[t]
+                    + e1 * table[t + FILTER_TAPS]
+                    + e2 * table[t + 2 * FILTER_TAPS]
+                    + e3 * table[t + 3 * FILTER_TAPS]
+                    + l0 * table[t + 4 * FILTER_TAPS]
+                    + l1 * table[t + 5 * FILTER_TAPS]
+                    + l2 * table[t + 6 * FILTER_TAPS]
+                    + l3 * table[t + 7 * FILTER_TAPS]
+                )
 
 
 @compiled()
@@ -175,6 +191,19 @@ def _add_ambisonic_image(x, y, z, gains, mics, scale, filters, flat, taps, wave)
 
 
 @compiled()
+def _add_block(count, places, gains, mics, delays, scale, filters, flat, taps):  # type: ignore[no-untyped-def]
+    """Adds the first `count` images by the one or the other of the above, see there."""
+    if flat.size == mics.shape[0] * taps:
+        _add_omnidirectional(count, places, gains, mics, delays, scale, filters, flat, taps)
+        return
+    wave = np.empty(FILTER_TAPS, np.float32)
+    heard = gains[:, : filters.size // ((FILTER_PHASES + 1) * FILTER_TAPS)]
+    for k in range(count):
+        x, y, z = places[0, k], places[1, k], places[2, k]
+        _add_ambisonic_image(x, y, z, heard[k], mics, scale, filters, flat, taps, wave)
+
+
+@compiled()
 def _mean_point(points):  # type: ignore[no-untyped-def]
     """Mean [3] of float32 points [m, 3]."""
     centre = np.zeros(3, np.float32)
@@ -217,10 +246,9 @@ def add_images(
     ys, ay, ny = _axis_images(sides[1], source[1], reflections[1], reach)
     zs, az, nz = _axis_images(sides[2], source[2], reflections[2], reach)
     squares = (zs - centre[2]) ** 2
-    weights, gains = np.empty(4, np.float32), np.empty(4, np.float32)
+    weights, gains = np.empty(4, np.float32), np.empty((BLOCK, 4), np.float32)
+    places, count = np.empty((3, BLOCK), np.float32), 0
     table, flat, taps = filters.ravel(), out.ravel(), np.uint64(out.shape[1])
-    wave, heard = np.empty(FILTER_TAPS, np.float32), gains[: filters.shape[1]]
-    ambisonic = out.shape[0] > mics.shape[0]
     reach2, used = reach * reach, 0
     for i in range(xs.shape[0]):
         dx2 = (xs[i] - centre[0]) ** 2
@@ -264,15 +292,16 @@ def add_images(
                             continue
                         boost = math.sqrt(threshold / energy)
                     for band in range(4):
-                        gains[band] = boost * weights[band] * az[n, band]
-                    x, y, z = xs[i], ys[j], zs[n]
-                    if ambisonic:
-                        _add_ambisonic_image(x, y, z, heard, mics, scale, table, flat, taps, wave)
-                    else:
-                        _add_image(x, y, z, heard, mics, delays, scale, table, flat, taps)
+                        gains[count, band] = boost * weights[band] * az[n, band]
+                    places[0, count], places[1, count], places[2, count] = xs[i], ys[j], zs[n]
+                    count += 1
+                    if count == BLOCK:
+                        _add_block(count, places, gains, mics, delays, scale, table, flat, taps)
+                        count = 0
                     used += 1
                     n += step
                     left -= 1
+    _add_block(count, places, gains, mics, delays, scale, table, flat, taps)
     return used
 
 
