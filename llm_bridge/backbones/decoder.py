@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Bool, Float, Int
 
+from llm_bridge.backbones.word_slots import NUMBERS, from_numbers
 from llm_bridge.nn import (
     Cache,
     Linear,
@@ -53,6 +54,8 @@ class DecoderConfig:
     embed_scale: factor on embeddings. audio_width: width of the mono audio encoder's output,
     audio_hidden: width between two linear maps of it, None for one map; audio_scale: factor on what
     they give, so that fresh ones give soft tokens about as large as a pretrained model's words.
+    audio_words: the last numbers of the encoder's output are the id of a word (see word_slots), whose
+    embedding is added; fresh maps then give zeros, so that the words are read as they are.
     """
 
     vocabulary: int
@@ -65,6 +68,7 @@ class DecoderConfig:
     audio_width: int
     audio_hidden: int | None = None
     audio_scale: float = 1.0
+    audio_words: bool = False
     activation: str = "silu"
     rope_base: float = 10_000.0
     local_rope_base: float = 10_000.0
@@ -165,9 +169,12 @@ class AudioProjection(nnx.Module):
             # Trained even where the rest is frozen, so float32 whatever the weights are.
             return Linear(inputs, outputs, bias=True, dtype=config.dtype, rngs=rngs)
 
+        heard = config.audio_width - (NUMBERS if config.audio_words else 0)
         inner = config.audio_hidden
-        self.inner = nnx.data(None if inner is None else linear(config.audio_width, inner))
-        self.out = linear(inner or config.audio_width, config.width)
+        self.inner = nnx.data(None if inner is None else linear(heard, inner))
+        self.out = linear(inner or heard, config.width)
+        if config.audio_words:
+            self.out.kernel[...] = jnp.zeros_like(self.out.kernel[...])
         self.scale = config.audio_scale
 
     def __call__(self, x: Float[Array, "b k a"]) -> Float[Array, "b k d"]:
@@ -200,8 +207,11 @@ class Decoder(nnx.Module):
         return jnp.where((ids >= 0)[..., None], rows, 0)
 
     def embed_audio(self, features: Float[Array, "b k a"]) -> Float[Array, "b k d"]:
-        """Soft tokens from the mono audio encoder's output."""
-        return self.audio(features)
+        """Soft tokens from the mono audio encoder's output, with the words' embeddings if it has words."""
+        if not self.config.audio_words:
+            return self.audio(features)
+        words = from_numbers(features[..., -NUMBERS:])
+        return self.audio(features[..., :-NUMBERS]) + self.embed(words)
 
     def new_cache(self, batch: int, length: int) -> Cache:
         """An empty cache; all layers keep all `length` positions."""

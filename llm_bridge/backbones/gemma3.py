@@ -85,6 +85,7 @@ class Gemma3Backbone(PackagedModel):
             head_width=256,
             hidden=2048,
             audio_width=self.audio_width,
+            audio_words=self.words,
             audio_hidden=self.audio_hidden,
             activation="gelu",
             rope_base=1e6,

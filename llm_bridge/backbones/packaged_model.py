@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What language models out of a package have in common: GGUF weights, and Whisper tiny as the mono ear."""
+"""What language models out of a package have in common: GGUF weights, and Whisper tiny.en as the mono ear."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from llm_bridge.backbones.decoder import Decoder, DecoderConfig
 from llm_bridge.backbones.gguf import GgufFile
 from llm_bridge.backbones.gguf_weights import read_decoder
 from llm_bridge.backbones.whisper import FEATURES, whisper_identity, whisper_tiny_encoder
+from llm_bridge.backbones.whisper_words import HEARD, whisper_tiny_words, whisper_words_identity
 from llm_bridge.peft_format import decoder_names
-from llm_bridge.protocol import AudioEncoder, SoftTokenIds
+from llm_bridge.protocol import AudioEncoder, SoftTokenIds, Tokenizer
 from spatial_core.data.records import HOP
 from spatial_core.typing import Params
 
@@ -24,7 +25,8 @@ class PackagedModel(abc.ABC):
 
     dtype, param_dtype: of the computation and of the weights. audio_hidden: width between the two maps
     that bring Whisper's output to the model; those are trained, the rest is frozen. audio_block: see
-    whisper_tiny_encoder.
+    whisper_tiny_encoder. words: it also gets the words that Whisper's decoder understands, each as its own
+    embedding in the soft token in which it is spoken.
     """
 
     dtype: str = "float32"
@@ -32,9 +34,9 @@ class PackagedModel(abc.ABC):
     remat: bool = False
     audio_hidden: int = 1024
     audio_block: float = 10.0
+    words: bool = True
     name: str = ""
     width: int = 0
-    audio_width: int = FEATURES
     trainable: str = r"audio/.*"
     partition_rules: tuple[tuple[str, tuple[str | None, ...]], ...] = ()
 
@@ -42,6 +44,16 @@ class PackagedModel(abc.ABC):
     @abc.abstractmethod
     def ids(self) -> SoftTokenIds:
         """Special ids."""
+
+    @property
+    @abc.abstractmethod
+    def tokenizer(self) -> Tokenizer:
+        """Its text ids."""
+
+    @property
+    @abc.abstractmethod
+    def weights_digest(self) -> str:
+        """Of the published weights."""
 
     @property
     @abc.abstractmethod
@@ -70,9 +82,16 @@ class PackagedModel(abc.ABC):
         return read_decoder(self.file(), self.config, self.ids, shardings)
 
     @property
+    def audio_width(self) -> int:
+        """Of a soft token: Whisper's features, and behind them an id where there are words."""
+        return HEARD if self.words else FEATURES
+
+    @property
     def audio_identity(self) -> tuple[str, str]:
         """Name and digest of the mono encoder."""
-        return whisper_identity(self.audio_block)
+        if not self.words:
+            return whisper_identity(self.audio_block)
+        return whisper_words_identity(self.name, self.weights_digest, self.audio_block)
 
     @property
     def audio_hop(self) -> int:
@@ -80,5 +99,7 @@ class PackagedModel(abc.ABC):
         return HOP
 
     def audio_encoder(self) -> AudioEncoder:
-        """Whisper tiny."""
-        return whisper_tiny_encoder(self.audio_block)
+        """Whisper tiny.en: its features, and with `words` what it understands."""
+        if not self.words:
+            return whisper_tiny_encoder(self.audio_block)
+        return whisper_tiny_words(self.tokenizer, self.audio_block)

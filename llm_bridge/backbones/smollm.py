@@ -72,6 +72,7 @@ class SmolLMBackbone(PackagedModel):
             head_width=64,
             hidden=1536,
             audio_width=self.audio_width,
+            audio_words=self.words,
             audio_hidden=self.audio_hidden,
             audio_scale=EMBEDDING_RMS,
             rope_base=100_000.0,

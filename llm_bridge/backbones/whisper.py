@@ -113,17 +113,21 @@ def encode(params: dict[str, Array], mels: Float[Array, "f 80"]) -> Float[Array,
     for number in range(LAYERS):
         layer = f"layer_{number}"
         x = x + _attend(params, f"{layer}/self_attention", x)
-        h = _layer_norm(params, f"{layer}/ffn/layer_norm", x)
-        h = jax.nn.gelu(_linear(params, f"{layer}/ffn/linear_0", h), approximate=False)
-        x = x + _linear(params, f"{layer}/ffn/linear_1", h)
-    return _layer_norm(params, "layer_norm", x)
+        h = layer_norm(params, f"{layer}/ffn/layer_norm", x)
+        h = jax.nn.gelu(linear(params, f"{layer}/ffn/linear_0", h), approximate=False)
+        x = x + linear(params, f"{layer}/ffn/linear_1", h)
+    return layer_norm(params, "layer_norm", x)
 
 
-def _linear(params: dict[str, Array], name: str, x: Array) -> Array:
-    return x @ params[f"{name}/weight"].T + params[f"{name}/bias"]
+def linear(params: dict[str, Array], name: str, x: Array) -> Array:
+    """The linear map of that name."""
+    weight, bias = params[f"{name}/weight"], params[f"{name}/bias"]
+    # In a loop the compiler would write out the transposed matrix for every vector.
+    return (weight @ x if x.ndim == 1 else x @ weight.T) + bias
 
 
-def _layer_norm(params: dict[str, Array], name: str, x: Array) -> Array:
+def layer_norm(params: dict[str, Array], name: str, x: Array) -> Array:
+    """The norm of that name."""
     centred = x - x.mean(-1, keepdims=True)
     scale = jax.lax.rsqrt((centred**2).mean(-1, keepdims=True) + 1e-5)
     return centred * scale * params[f"{name}/gamma"] + params[f"{name}/beta"]
@@ -140,12 +144,12 @@ def _convolve(params: dict[str, Array], name: str, x: Array, stride: int) -> Arr
 
 
 def _attend(params: dict[str, Array], name: str, x: Array) -> Array:
-    h = _layer_norm(params, f"{name}/layer_norm", x)
-    split = _linear(params, f"{name}/linear_0", h).reshape(len(x), 3, HEADS, WIDTH // HEADS)
+    h = layer_norm(params, f"{name}/layer_norm", x)
+    split = linear(params, f"{name}/linear_0", h).reshape(len(x), 3, HEADS, WIDTH // HEADS)
     q, k, v = split[:, 0], split[:, 1], split[:, 2]
     scores = jnp.einsum("qhc,khc->hqk", q, k) * (WIDTH // HEADS) ** -0.5
     mixed = jnp.einsum("hqk,khc->qhc", jax.nn.softmax(scores, axis=-1), v)
-    return _linear(params, f"{name}/linear_1", mixed.reshape(x.shape))
+    return linear(params, f"{name}/linear_1", mixed.reshape(x.shape))
 
 
 @cache
@@ -162,13 +166,12 @@ def whisper_identity(block: float = 10.0) -> tuple[str, str]:
     return "whisper-tiny-en", f"{WEIGHTS.sha256}, blocks of {block:g} s, {PARTS} parts"
 
 
-def whisper_tiny_encoder(block: float = 10.0) -> AudioEncoder:
-    """[t] at 16 kHz, up to 30 s -> [ceil(t / 2560), 1536] soft tokens.
+def whisper_tiny_vectors(block: float = 10.0) -> AudioEncoder:
+    """[t] at 16 kHz, up to 30 s -> vectors of 20 ms [n, 384] of the clip and the silence behind it.
 
-    Token k is the vectors of 20 ms from 160 k ms on, the means of neighbouring pairs side by side. Behind
-    the clip stands silence, a second at least and up to a multiple of `block` seconds, never over 30 s.
-    Whisper was trained with block = 30; 10 is six times as fast on clips of up to 9 s, and there its
-    output differs from that of 30 by a tenth of its own size.
+    Behind the clip stands silence, a second at least and up to a multiple of `block` seconds, never over
+    30 s. Whisper was trained with block = 30; 10 is six times as fast on clips of up to 9 s, and there
+    its output differs from that of 30 by a tenth of its own size.
     """
     if not 1 <= block <= SECONDS:
         raise InputError(f"blocks of {block} s: 1 to {SECONDS}")
@@ -183,9 +186,19 @@ def whisper_tiny_encoder(block: float = 10.0) -> AudioEncoder:
         whole = np.zeros(round(filled * SAMPLE_RATE), np.float32)
         # The last token may end up to 80 ms behind 30 s.
         whole[: len(audio)] = audio[: len(whole)]
-        return stack(np.asarray(run(params, jnp.asarray(log_mel(whole)))), len(audio))
+        return np.asarray(run(params, jnp.asarray(log_mel(whole))))
 
     return call
+
+
+def whisper_tiny_encoder(block: float = 10.0) -> AudioEncoder:
+    """[t] at 16 kHz, up to 30 s -> [ceil(t / 2560), 1536] soft tokens.
+
+    Token k is the vectors of 20 ms from 160 k ms on, the means of neighbouring pairs side by side. block:
+    as in `whisper_tiny_vectors`.
+    """
+    vectors = whisper_tiny_vectors(block)
+    return lambda audio: stack(vectors(audio), len(audio))
 
 
 def stack(vectors: NDArray[np.float32], samples: int) -> NDArray[np.float32]:

@@ -11,8 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
-from llm_bridge.backbones.decoder import Decoder, DecoderConfig
+from llm_bridge.backbones.decoder import AudioProjection, Decoder, DecoderConfig
+from llm_bridge.backbones.word_slots import to_numbers
 from spatial_core.nn.functional import Functional
 
 LLAMA = DecoderConfig(
@@ -193,6 +195,20 @@ def test_placeholders_embed_to_zeros_and_audio_to_the_width():
     assert np.abs(rows[0, 0]).sum() > 0
     assert not np.asarray(rows[0, 1:]).any()
     assert model.embed_audio(jnp.ones((2, 5, 10))).shape == (2, 5, 32)
+
+
+def test_words_in_the_mono_stream_are_read_as_text():
+    config = dataclasses.replace(GEMMA, audio_words=True)
+    fresh_maps = jax.jit(lambda: nnx.state(AudioProjection(config, rngs=nnx.Rngs(0))))()
+    assert not fresh_maps["out"]["kernel"][...].any()
+    assert fresh_maps["inner"]["kernel"].shape == (8, 12)
+    model = Decoder(config, rngs=nnx.Rngs(0))
+    ids = jnp.asarray([[3, -1, 49]])
+    features = np.random.default_rng(0).normal(size=(1, 3, 10)).astype(np.float32)
+    features[0, :, 8:] = to_numbers(np.asarray(ids[0]))
+    np.testing.assert_array_equal(model.embed_audio(jnp.asarray(features)), model.embed(ids))
+    # Padding is no word.
+    assert not np.asarray(model.embed_audio(jnp.zeros((1, 2, 10)))).any()
 
 
 def test_an_untied_head_is_a_matrix_of_its_own():

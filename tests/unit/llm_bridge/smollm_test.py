@@ -128,6 +128,16 @@ def test_prompt_is_the_chat_template_of_the_file():
     assert "named SmolLM" in backbone.tokenizer.decode(backbone.prompt("", "Hi")[0])
 
 
+def test_ear_with_and_without_words():
+    whole, without = SmolLMBackbone(), SmolLMBackbone(words=False)
+    assert (whole.audio_width, without.audio_width) == (1538, 1536)
+    identities = [b.audio_identity for b in (whole, without, SmolLMBackbone(audio_block=30.0))]
+    assert len({digest for _, digest in identities}) == 3
+    # Their features may lie side by side.
+    assert identities[0][0] == "whisper-tiny-en-words-small"
+    assert identities[1][0] == "whisper-tiny-en"
+
+
 @functools.cache
 def loaded():
     """Functional and parameters of the published model, the audio maps zero."""
