@@ -220,7 +220,7 @@ def _clip_caption(name: str, truth: Mapping[str, Any]) -> str:
     heard = "nobody speaks"
     if truth["speech"]:
         heard = (
-            f"azimuth {truth['azimuth']:.0f}°, elevation {truth['elevation']:.0f}°, "
+            f"azimuth {round(truth['azimuth'])}°, elevation {round(truth['elevation'])}°, "
             f"{truth['distance']:.1f} m"
         )
     room = "x".join(f"{side:.1f}" for side in truth["room"]["dimensions"])

@@ -108,9 +108,7 @@ def draw_labels(path: Path, batch: Mapping[str, NDArray[Any]]) -> None:
 def _label(row: Row) -> str:
     if not row["speech"]:
         return "nobody speaks"
-    return (
-        f"azimuth {row['azimuth']:.0f}°, elevation {row['elevation']:.0f}°, {row['distance']:.1f} m"
-    )
+    return f"azimuth {round(float(row['azimuth']))}°, elevation {round(float(row['elevation']))}°, {row['distance']:.1f} m"
 
 
 def _caption(number: int, row: Row) -> str:
@@ -118,7 +116,7 @@ def _caption(number: int, row: Row) -> str:
     if "rt60" in row:
         parts.append(f"RT60 {row['rt60']:.2f} s")
     if math.isfinite(row.get("snr_db", math.inf)):
-        parts.append(f"a distractor {row['snr_db']:.0f} dB below the speech")
+        parts.append(f"speech to distractor {round(float(row['snr_db']))} dB")
     return ", ".join(parts) + "."
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 import soundfile
 from scipy.signal import resample_poly
 
-from spatial_core.audio.io import load_audio, resample, write_wav
+from spatial_core.audio.io import encode_mp3, load_audio, resample, write_wav
 from spatial_core.errors import InputError
 
 RATE = 48_000
@@ -176,3 +177,16 @@ def test_writing_what_does_not_fit_is_refused(tmp_path: Path) -> None:
         write_wav(tmp_path / "a.wav", np.full((1, 10), 1.5), subtype="PCM_16")
     with pytest.raises(InputError, match="channels, samples"):
         write_wav(tmp_path / "a.wav", np.zeros((1, 2, 3)))
+
+
+def test_an_mp3_for_ears_sounds_like_what_went_in() -> None:
+    """A tone comes back at its frequency, its level within half a decibel; phases are not kept."""
+    time = np.arange(16000) / 16000
+    tone = 0.5 * np.sin(2 * np.pi * 440 * time).astype(np.float32)
+    heard, rate = soundfile.read(io.BytesIO(encode_mp3(np.stack([tone, 0 * tone]))))
+    assert rate == 16000 and heard.shape[1] == 2
+    middle = heard[4000:12000, 0]
+    assert np.argmax(np.abs(np.fft.rfft(middle))) * 2 == pytest.approx(440, abs=2)
+    assert np.sqrt(np.mean(middle**2)) == pytest.approx(0.5 / np.sqrt(2), rel=0.06)
+    with pytest.raises(InputError, match="one or two channels"):
+        encode_mp3(np.zeros((3, 100)))

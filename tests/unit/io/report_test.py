@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+from spatial_core.audio.io import write_wav
 from spatial_core.io.report import Report
 from spatial_core.viz.style import figure
 
@@ -37,6 +38,10 @@ def written(tmp_path):
     report.text("a < b & c")
     report.table(["method", "median | mean"], [["SRP-PHAT", "4.9"], ["ours", "2.5"]])
     report.code("$ phasecoder localize room.wav --mics a.json\n")
+    report.pairs([("seed", "3 < 4")])
+    report.details("all of it", "x & y")
+    write_wav(tmp_path / "tone.wav", 0.5 * np.sin(np.arange(16000) / 5)[None].repeat(3, 0))
+    report.audio(tmp_path / "tone.wav", "a tone", tmp_path)
     report.figure(tmp_path / "pictures" / "a.png", 'the "caption"', tmp_path)
     return report.write(tmp_path)
 
@@ -47,7 +52,10 @@ def test_html_is_whole_and_needs_no_other_file(written):
     parser.feed(text)
     assert parser.open == []
     sources = re.findall(r'src="([^"]{0,40})', text)
-    assert sources and all(source.startswith("data:image/png;base64,") for source in sources)
+    kinds = {source.partition(";")[0] for source in sources}
+    assert kinds == {"data:image/png", "data:audio/mpeg"}
+    assert "<td>seed</td><td class=text>3 &lt; 4</td>" in text
+    assert "<summary>all of it</summary><pre>x &amp; y</pre>" in text
     assert "http" not in text and "a &lt; b &amp; c" in text
 
 
@@ -56,7 +64,8 @@ def test_markdown_links_to_existing_files_and_keeps_the_table_square(written):
     links = re.findall(r"!\[[^\]]*\]\(([^)]*)\)", text)
     assert links == ["pictures/a.png"] and (written[0].parent / links[0]).exists()
     rows = [line for line in text.splitlines() if line.startswith("|")]
-    assert len(rows) == 4 and len({len(re.findall(r"(?<!\\)\|", row)) for row in rows}) == 1
+    assert "[a tone](tone.wav)" in text
+    assert len(rows) == 7 and len({len(re.findall(r"(?<!\\)\|", row)) for row in rows}) == 1
 
 
 def test_ragged_tables_are_refused():
