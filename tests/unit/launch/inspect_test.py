@@ -28,7 +28,7 @@ SMALL = (
     "inspect_scenes.n = 3",
     "inspect_scenes.clips = 1",
     "inspect_training.rows = 2",
-    "SceneStream.batch_size = 8",
+    "train/SceneStream.batch_size = 8",
     "ARRAY = 'tetrahedron'",
     "OptimizerConfig.clip_norm = 0.5",
 )
