@@ -14,7 +14,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from launch.modes import COPIED_TO_BUCKETS, EXIT_STALLED, EXIT_TERMINATED, IN_BUCKETS, MODES
+from launch.modes import (
+    BY_SEVERAL,
+    COPIED_TO_BUCKETS,
+    EXIT_STALLED,
+    EXIT_TERMINATED,
+    IN_BUCKETS,
+    MODES,
+)
 from spatial_core.config.bindings import near
 from spatial_core.config.paths import config_files
 from spatial_core.errors import InputError
@@ -160,7 +167,14 @@ class JobSpec:
                 f"--run_mode={self.run_mode} is unknown; choose among {known}"
                 f"{near(self.run_mode, MODES)}"
             )
-        if self.run_mode not in (*IN_BUCKETS, *COPIED_TO_BUCKETS):
+        shared = self.run_mode in BY_SEVERAL or MODES[self.run_mode].on_beam
+        hosts = self.tpu.hosts * self.slices
+        if hosts > 1 and not shared:
+            raise InputError(
+                f"--run_mode={self.run_mode} works in one process, and this job has {hosts} hosts: give a "
+                "--tpu of one host, as v5p-8"
+            )
+        if hosts == 1 and self.run_mode not in (*IN_BUCKETS, *COPIED_TO_BUCKETS):
             raise InputError(
                 f"--run_mode={self.run_mode} cannot write to gs://: run it with launch.main on one machine"
             )

@@ -37,6 +37,7 @@ from absl import app, flags, logging
 
 from launch import configurables
 from launch.modes import (
+    BY_SEVERAL,
     COPIED_TO_BUCKETS,
     EXIT_DATA,
     EXIT_INPUT,
@@ -48,6 +49,7 @@ from launch.modes import (
     ROOTS,
     Mode,
     beam_engine,
+    shared_engine,
 )
 from spatial_core.config import gin_setup
 from spatial_core.config.bindings import near
@@ -142,7 +144,20 @@ def run(bindings: list[str], after: Sequence[str] = ()) -> int:
     if _DRY_RUN.value:
         _show(mode.preview(_workdir(), " with ".join(_GIN_FILE.value)))
         return 0
-    return _run_in(_workdir(), mode)
+    return _run_in(_workdir(), _by_several(mode))
+
+
+def _by_several(mode: Mode) -> Mode:
+    """The mode, of which each process of several makes a share; refused if it cannot be shared."""
+    if not _several() or _RUN_MODE.value in BY_SEVERAL:
+        return mode
+    if mode.on_beam and _ENGINE.value == "here":
+        return replace(mode, run=partial(mode.run, engine=shared_engine()))
+    able = ", ".join([*BY_SEVERAL, *(name for name, each in MODES.items() if each.on_beam)])
+    raise InputError(
+        f"--run_mode={_RUN_MODE.value} works in one process, and this is one of several: start it on "
+        f"one host, without --coordinator (a TPU slice of one host, such as v5p-8). Several share {able}"
+    )
 
 
 def _with_engine(mode: Mode, after: Sequence[str]) -> Mode:
@@ -160,7 +175,8 @@ def _with_engine(mode: Mode, after: Sequence[str]) -> Mode:
 def _run_in(workdir: Path, mode: Mode) -> int:
     """Runs in a folder, which may be in a bucket; refused before anything is done if it cannot be."""
     name = _RUN_MODE.value
-    if name in IN_BUCKETS or _ENGINE.value == "beam" or not places.is_remote(workdir):
+    by_pipeline = _ENGINE.value == "beam" or _several()
+    if name in IN_BUCKETS or by_pipeline or not places.is_remote(workdir):
         return mode.run(workdir)
     if name not in COPIED_TO_BUCKETS:
         raise InputError(
@@ -188,10 +204,24 @@ def _set_up_jax() -> None:
     from spatial_core.train import distributed
 
     distributed.initialize(
-        _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, _HEARTBEAT.value
+        _COORDINATOR.value,
+        _NUM_PROCESSES.value,
+        _PROCESS_ID.value,
+        _HEARTBEAT.value,
+        # Who has made its share waits for the others when it ends.
+        end_seconds=distributed.A_WEEK if _mode(_RUN_MODE.value).on_beam else 300,
     )
+    if distributed.several():
+        # absl's list of all extension modules would hide why JAX aborts this process: another is gone.
+        faulthandler.disable()
     if _COMPILE_CACHE.value:
         distributed.enable_compile_cache(_COMPILE_CACHE.value)
+
+
+def _several() -> bool:
+    from spatial_core.train import distributed
+
+    return distributed.several()
 
 
 def _show(text: str) -> None:
@@ -218,8 +248,6 @@ def _guarded(argv: list[str], bindings: list[str]) -> int:
     """Runs, and ends at once where other processes would be waited for that wait for this one."""
     from spatial_core.train import distributed
 
-    # An abort of the runtime (another host is gone) shows where this process was, too.
-    faulthandler.enable()
     try:
         code = _answered(argv, bindings)
     except KeyboardInterrupt:
@@ -233,7 +261,7 @@ def _guarded(argv: list[str], bindings: list[str]) -> int:
                 distributed.leave(1)
             raise
         code = _fail(lost, EXIT_STALLED)
-    if code:
+    if code in (EXIT_INPUT, EXIT_NONFINITE, EXIT_DATA, EXIT_STALLED):
         distributed.leave(code)
     return code
 

@@ -16,7 +16,6 @@ from launch import previews
 from spatial_core.config import gin_setup
 from spatial_core.errors import InputError
 from spatial_core.train.watchdog import EXIT_STALLED as EXIT_STALLED
-from spatial_core.train.watchdog import EXIT_STALLED as EXIT_STALLED
 
 EXIT_INPUT, EXIT_NONFINITE, EXIT_DATA, EXIT_TERMINATED, EXIT_INTERRUPTED = 2, 3, 4, 75, 130
 
@@ -28,7 +27,8 @@ class Mode:
     help: what it does in a few words. run: does it in a workdir. preview: what --dry_run prints,
     for a workdir and the name of the experiment. needs: configurables of which one must have
     settings. example: a shipped file that has them. also: further configurables that it builds.
-    on_beam: whether it writes shards, which a pipeline can make (`run` then takes engine=).
+    on_beam: whether it writes shards, which a pipeline or several processes can make (`run` then takes
+    engine=).
     """
 
     help: str
@@ -105,6 +105,15 @@ def beam_engine(options: Sequence[str]) -> Any:
             f"--engine=beam needs Apache Beam ({error}): install spatial-audio-stack[beam]"
         ) from error
     return on_beam.engine(options)
+
+
+def shared_engine() -> Any:
+    """What makes this process's share of the shards in a run of several processes."""
+    import jax
+
+    from spatial_core.data import on_hosts
+
+    return on_hosts.engine(jax.process_index(), jax.process_count())
 
 
 def _export_tokens(workdir: Path, **engine: Any) -> int:
@@ -270,5 +279,7 @@ MODES: dict[str, Mode] = {
 }
 # Modes that write to gs:// as they go, and those whose files are copied there when they are done.
 IN_BUCKETS = ("train", "precompile")
+# Besides those that write shards.
+BY_SEVERAL = ("train",)
 COPIED_TO_BUCKETS = ("eval", "inspect", "eval_bridge", "eval_scenes", "eval_seld")
 ROOTS = sorted({root for mode in MODES.values() for root in mode.roots})

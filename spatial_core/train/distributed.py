@@ -18,6 +18,7 @@ HOSTS_VARIABLE = "LAUNCH_HOSTS"
 
 _LEAST_HEARTBEAT = 5
 _LAST_WORDS_SECONDS = 5.0
+A_WEEK = 7 * 24 * 3600
 
 
 def initialize(
@@ -25,28 +26,32 @@ def initialize(
     processes: int | None = None,
     process: int | None = None,
     heartbeat_seconds: int = HEARTBEAT_SECONDS,
+    end_seconds: int = 300,
 ) -> None:
     """Starts jax.distributed when the flags ask for it or the machine is one of several TPU hosts.
 
     `coordinator` is HOST:PORT of process 0. Several TPU hosts are known by what GKE says (their names) or
     by what our launchers say (their number, in LAUNCH_HOSTS); jax finds them itself then. Does nothing on
     one host. heartbeat_seconds: how long a process may be silent before the others take it for dead and
-    end. Call it before anything else of jax.
+    end. end_seconds: how long a process that is done waits for the others. Call it before anything else
+    of jax.
     """
     if heartbeat_seconds < _LEAST_HEARTBEAT:
         raise InputError(
             f"--heartbeat_seconds={heartbeat_seconds}: at least {_LEAST_HEARTBEAT}, or a busy machine is "
             "taken for a dead one"
         )
+    limits = {
+        "heartbeat_timeout_seconds": heartbeat_seconds,
+        "shutdown_timeout_seconds": end_seconds,
+    }
     given = [value is not None for value in (coordinator, processes, process)]
     if all(given):
-        jax.distributed.initialize(
-            coordinator, processes, process, heartbeat_timeout_seconds=heartbeat_seconds
-        )
+        jax.distributed.initialize(coordinator, processes, process, **limits)
     elif any(given):
         raise InputError("give --coordinator, --num_processes and --process_id together, or none")
     elif "," in os.environ.get("TPU_WORKER_HOSTNAMES", "") or _launched_hosts() > 1:
-        jax.distributed.initialize(heartbeat_timeout_seconds=heartbeat_seconds)
+        jax.distributed.initialize(**limits)
 
 
 def several() -> bool:

@@ -66,7 +66,8 @@ def train(config: TrainConfig, directory: str | Path) -> TrainResult:
                 activity,
                 config.stall_seconds,
                 config.compile_seconds,
-                f"host {jax.process_index()} of {jax.process_count()}",
+                jax.process_index(),
+                jax.process_count(),
                 partial(history.write_stall, directory),
             )
         )

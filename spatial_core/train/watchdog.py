@@ -27,6 +27,10 @@ HEARTBEAT_SECONDS = 30
 _REPORT_SECONDS = 20.0
 """The disk or the bucket may be what stands still, so the report is not waited for any longer."""
 
+_LATE_SECONDS, _LATE_TIMES = 5.0, 5.0
+"""A step that takes that long, and so many times the longest one before, is spoken of."""
+_LATE = "far longer than before. If another host is gone, this one ends within --heartbeat_seconds"
+
 Report = Callable[[str, str], None]
 """(one line, stacks of all threads): keeps them for later."""
 
@@ -35,8 +39,10 @@ class Watchdog:
     """Context with a thread that watches an activity and ends the process when nothing is finished.
 
     seconds: limit of one thing that is done; first_seconds: of one that is `patient` (a compilation, the
-    first batch). seconds 0: watches nothing. host: such as 'host 1 of 2'. report: keeps what is found.
-    Time in which the whole process was suspended does not count.
+    first batch). seconds 0: watches nothing. host, hosts: which process this is of how many; with several
+    it also says when a step takes far longer than any before, because JAX, when it misses another one,
+    aborts this one without a word about where it stood. report: keeps what is found. Time in which the
+    whole process was suspended does not count.
     """
 
     def __init__(
@@ -44,11 +50,13 @@ class Watchdog:
         activity: Activity,
         seconds: float,
         first_seconds: float,
-        host: str,
+        host: int,
+        hosts: int,
         report: Report,
         end: Callable[[int], None] = os._exit,
     ) -> None:
-        self._activity, self._host, self._report, self._end = activity, host, report, end
+        self._activity, self._report, self._end = activity, report, end
+        self._host, self._several = f"host {host} of {hosts}", hosts > 1
         self._limits = {False: seconds, True: first_seconds}
         self._tick = min(1.0, seconds / 10)
         self._over = threading.Event()
@@ -71,33 +79,39 @@ class Watchdog:
 
     def _watch(self) -> None:
         seen, waited, last = self._activity.now, 0.0, time.monotonic()
+        longest, said = 0.0, False
         while not self._over.wait(self._tick):
             now = time.monotonic()
             # No more than two ticks: after a suspension the clock jumps, and that is no stall.
             waited += min(now - last, 2 * self._tick)
             last = now
             if self._activity.now is not seen:
-                seen, waited = self._activity.now, 0.0
+                if seen.kind == "compute":
+                    longest = max(longest, waited)
+                seen, waited, said = self._activity.now, 0.0, False
             elif waited > self._limits[seen.patient]:
                 self._stalled(seen, waited)
                 return
+            elif self._several and seen.kind == "compute" and not said:
+                said = waited > max(_LATE_SECONDS, _LATE_TIMES * longest)
+                if said:
+                    self._say(f"{_waiting(self._host, seen)}, {_LATE}")
+
+    def _say(self, text: str) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            print(f"\n{text}", file=sys.stderr, flush=True)
 
     def _stalled(self, doing: Doing, waited: float) -> None:
         setting = "TrainConfig.compile_seconds" if doing.patient else "TrainConfig.stall_seconds"
-        began = time.gmtime(time.time() - (time.monotonic() - doing.since))
         line = (
-            f"{self._host} stands still: it waits for {doing.what} since "
-            f"{time.strftime('%H:%M:%S', began)} UTC ({waited:.0f} s; {setting} = "
+            f"{_waiting(self._host, doing)}, and stands still ({waited:.0f} s; {setting} = "
             f"{self._limits[doing.patient]:g})"
         )
         stacks = _stacks()
-        with contextlib.suppress(OSError, ValueError):
-            print(
-                f"\nerror: {line}\n{stacks}\nerror: {line}; above are the stacks of all threads. The same "
-                "command goes on at the last checkpoint",
-                file=sys.stderr,
-                flush=True,
-            )
+        self._say(
+            f"{stacks}\nerror: {line}; above are the stacks of all threads. The same command goes on at "
+            "the last checkpoint"
+        )
         keeper = threading.Thread(target=self._keep, args=(line, stacks), daemon=True)
         keeper.start()
         keeper.join(_REPORT_SECONDS)
@@ -108,6 +122,11 @@ class Watchdog:
             self._report(line, stacks)
         except Exception as error:
             print(f"the report could not be written: {error}", file=sys.stderr, flush=True)
+
+
+def _waiting(host: str, doing: Doing) -> str:
+    began = time.gmtime(time.time() - (time.monotonic() - doing.since))
+    return f"{host} waits for {doing.what} since {time.strftime('%H:%M:%S', began)} UTC"
 
 
 def _stacks() -> str:

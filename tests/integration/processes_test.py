@@ -1,55 +1,194 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One run over two processes of two devices each, stopped and resumed, against one process."""
+"""One run over two processes of two devices each: stopped, killed, stuck, and against one process."""
 
 from __future__ import annotations
 
+import json
 import signal
-import socket
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from spatial_core.train.checkpoint import Checkpoints
-from tests.integration import toy_run
+from spatial_core.train.checkpoint import Checkpoints, tree_digest
+from tests.integration import toy_launch
+
+SPLIT = ("--gin.MeshConfig.data=2", "--gin.MeshConfig.fsdp=2")
+SLOW = (*SPLIT, "--gin.SlowStream.pause=0.2", "--heartbeat_seconds=20")
 
 
-def _run_together(workdir, *options):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
-    shared = (f"--coordinator={address}", "--processes=2", *options)
-    runs = [
-        toy_run.start(workdir, *shared, f"--process={process}", devices=2) for process in (0, 1)
-    ]
-    return [toy_run.finish(run) for run in runs]
+def _records(workdir: Path) -> list[dict]:
+    path = workdir / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-@pytest.mark.slow
-def test_two_processes_give_the_losses_of_one(tmp_path, whole_run):
-    _run_together(tmp_path, "--fsdp=2", "--steps=20")
-    reports = _run_together(tmp_path, "--fsdp=2")
-    assert [report["step"] for report in reports] == [40, 40]
-    losses, reference = (
-        [record["loss"] for record in toy_run.metrics(folder) if "loss" in record]
-        for folder in (tmp_path, whole_run.workdir)
-    )
-    np.testing.assert_allclose(losses, reference, rtol=0, atol=1e-5)
+def _losses(workdir: Path) -> list[float]:
+    return [record["loss"] for record in _records(workdir) if "loss" in record]
 
 
-@pytest.mark.slow
-def test_sigterm_to_one_of_two_processes_stops_both_at_the_same_step(tmp_path):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
-    shared = (f"--coordinator={address}", "--processes=2", "--pause=0.2")
-    runs = [toy_run.start(tmp_path, *shared, f"--process={process}") for process in (0, 1)]
-    deadline = time.monotonic() + 240
-    while len(toy_run.metrics(tmp_path)) < 3:
+def _digest(workdir: Path) -> str:
+    return tree_digest(Checkpoints(workdir).load_params(40)[0])
+
+
+def _wait_for_step(workdir: Path, step: int, runs: list) -> None:
+    deadline = time.monotonic() + 300
+    while not any(record["step"] >= step for record in _records(workdir)):
+        assert all(run.poll() is None for run in runs), toy_launch.log(workdir, 0).read_text()
         assert time.monotonic() < deadline
         time.sleep(0.1)
+
+
+def _codes(runs: list, seconds: float = 300) -> list[int]:
+    deadline = time.monotonic() + seconds
+    return [run.wait(max(deadline - time.monotonic(), 0.1)) for run in runs]
+
+
+def _history(workdir: Path) -> list[dict]:
+    return [json.loads(line) for line in (workdir / "history.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory) -> Path:
+    """The run of two processes that was never stopped."""
+    workdir = tmp_path_factory.mktemp("together") / "run"
+    assert _codes(toy_launch.start_two(workdir, *SPLIT)) == [0, 0]
+    return workdir
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_losses_of_one(together, tmp_path):
+    one = toy_launch.start(tmp_path / "run", *SPLIT, devices=4)
+    assert one.wait(300) == 0, one.stdout.read()
+    assert len(_losses(together)) == 40
+    np.testing.assert_allclose(_losses(together), _losses(tmp_path / "run"), rtol=0, atol=1e-5)
+    validated = [
+        [record["validation/loss"] for record in _records(folder) if "validation/loss" in record]
+        for folder in (together, tmp_path / "run")
+    ]
+    assert len(validated[0]) == 4
+    np.testing.assert_allclose(*validated, rtol=0, atol=1e-5)
+    # Only one of the processes speaks and keeps the books.
+    assert toy_launch.log(together, 0).read_text().count("validation: ") == 4
+    assert "step " not in toy_launch.log(together, 1).read_text()
+    assert [event["event"] for event in _history(together)] == ["start", "end"]
+
+
+@pytest.mark.slow
+def test_sigterm_to_one_stops_both_at_one_step_and_the_command_goes_on(together, tmp_path):
+    workdir = tmp_path / "run"
+    runs = toy_launch.start_two(workdir, *SLOW)
+    _wait_for_step(workdir, 7, runs)
     runs[1].send_signal(signal.SIGTERM)
-    first, second = (toy_run.finish(run) for run in runs)
-    assert first["stopped_by"] == second["stopped_by"] == "SIGTERM"
-    assert first["step"] == second["step"] < 40
-    assert first["step"] in Checkpoints(tmp_path).steps()
+    assert _codes(runs) == [75, 75]
+    stopped = _history(workdir)[-1]
+    assert stopped["reason"] == "SIGTERM" and 7 <= stopped["step"] < 40
+    assert Checkpoints(workdir).steps()[-1] == stopped["step"]
+    assert _codes(toy_launch.start_two(workdir, *SPLIT)) == [0, 0]
+    assert _losses(workdir) == _losses(together) and _digest(workdir) == _digest(together)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_kill_of_one_ends_the_other_and_the_command_goes_on(together, tmp_path, killed):
+    workdir = tmp_path / "run"
+    runs = toy_launch.start_two(workdir, *SLOW)
+    _wait_for_step(workdir, 13, runs)
+    saved = Checkpoints(workdir).steps()[-1]
+    runs[killed].send_signal(signal.SIGKILL)
+    began = time.monotonic()
+    (code,) = _codes([runs[1 - killed]], 120)
+    # JAX aborts it (-6), or the operation between them failed first (76).
+    assert code in (-signal.SIGABRT, 76)
+    # The heartbeat's limit and the time to notice; it does not wait for a watchdog of minutes.
+    assert time.monotonic() - began < 60
+    said = toy_launch.log(workdir, 1 - killed).read_text()
+    assert "another task died" in said or "lost another host of the run" in said
+    if killed == 1:
+        assert "host 0 of 2 waits for" in said
+    assert saved >= 10 and "end" not in _history(workdir)[-1]["event"]
+    assert _codes(toy_launch.start_two(workdir, *SPLIT)) == [0, 0]
+    assert f"resuming from step {saved}" in toy_launch.log(workdir, 0).read_text()
+    assert _losses(workdir) == _losses(together) and _digest(workdir) == _digest(together)
+
+
+@pytest.mark.slow
+def test_a_process_that_stands_still_is_named_and_both_end(tmp_path):
+    workdir = tmp_path / "run"
+    runs = toy_launch.start_two(
+        workdir,
+        *SPLIT,
+        "--gin.SlowStream.stuck=12",
+        "--gin.SlowStream.stuck_host=1",
+        "--gin.TrainConfig.stall_seconds=15.0",
+    )
+    codes = _codes(runs)
+    # Who ends first may take the other along.
+    assert codes[1] == 76 and codes[0] in (76, -signal.SIGABRT)
+    said = toy_launch.log(workdir, 1).read_text()
+    assert "error: host 1 of 2 waits for the batch of step 13 since" in said
+    assert "toy_launch.py" in said.split("error:")[0]  # the stack of the stream
+    report = (workdir / "debug" / "stalled-host_1.txt").read_text()
+    assert "host 1 of 2 waits for the batch of step 13" in report and "toy_launch.py" in report
+    assert Checkpoints(workdir).steps()[-1] == 10
+
+
+@pytest.mark.slow
+def test_an_error_of_one_process_ends_both(tmp_path):
+    """The folder cannot be the run's: process 0 alone sees it, process 1 would wait for it."""
+    workdir = tmp_path / "run"
+    workdir.mkdir()
+    (workdir / "config.json").write_text('{"seed": 5}')
+    runs = toy_launch.start_two(workdir, *SPLIT)
+    codes = _codes(runs)
+    assert codes[0] == 2 and codes[1] in (2, 76, -signal.SIGABRT)
+    assert "holds a different experiment" in toy_launch.log(workdir, 0).read_text()
+
+
+@pytest.mark.slow
+def test_a_run_moves_from_eight_to_four_to_one_device(tmp_path):
+    meshes = {8: ("data=2", "fsdp=4"), 4: ("data=1", "fsdp=4"), 1: ("data=1", "fsdp=1")}
+    for devices, steps in ((8, 10), (4, 20), (1, 40)):
+        mesh = [f"--gin.MeshConfig.{part}" for part in meshes[devices]]
+        run = toy_launch.start(
+            tmp_path / "run", *mesh, f"--gin.TrainConfig.steps={steps}", devices=devices
+        )
+        assert run.wait(300) == 0, run.stdout.read()
+    whole = toy_launch.start(tmp_path / "whole" / "run")
+    assert whole.wait(300) == 0, whole.stdout.read()
+    assert len(_losses(tmp_path / "run")) == 40
+    np.testing.assert_allclose(
+        _losses(tmp_path / "run"), _losses(tmp_path / "whole" / "run"), rtol=0, atol=1e-5
+    )
+
+
+EXPORT = (
+    "--gin_file=experiments/export_tokens.gin",
+    "--gin.train/ConversationSource.count=5",
+    "--gin.validation/ConversationSource.count=2",
+    "--gin.test/ConversationSource.count=1",
+    "--gin.ExportConfig.shard_size=1",
+    "--gin.ConversationConfig.max_seconds=3.0",
+)
+
+
+@pytest.mark.slow
+def test_two_processes_export_the_tokens_of_one(tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    alone = toy_launch.start(one, *EXPORT, mode="export_tokens")
+    assert alone.wait(500) == 0, alone.stdout.read()
+    assert _codes(toy_launch.start_two(two, *EXPORT, mode="export_tokens"), 500) == [0, 0]
+    for path in sorted(one.rglob("*")):
+        if path.is_file():
+            assert (two / path.relative_to(one)).read_bytes() == path.read_bytes(), path
+    assert {path.name for path in two.rglob("*")} == {path.name for path in one.rglob("*")}
+    assert "host 1: " in toy_launch.log(two, 1).read_text()
+
+
+@pytest.mark.slow
+def test_what_cannot_be_shared_is_refused(tmp_path):
+    runs = toy_launch.start_two(
+        tmp_path / "run", "--gin_file=runs/eval.gin", "--gin_file=experiments/plus.gin", mode="eval"
+    )
+    assert _codes(runs) == [2, 2]
+    assert "--run_mode=eval works in one process" in toy_launch.log(tmp_path / "run", 1).read_text()

@@ -59,7 +59,6 @@ def metrics(workdir: Path) -> list[dict]:
 def main() -> None:
     from spatial_core.train.checkpoint import tree_digest
     from spatial_core.train.config import TrainConfig
-    from spatial_core.train.distributed import initialize
     from spatial_core.train.loop import train
     from spatial_core.train.optim import OptimizerConfig
     from spatial_core.train.partition import MeshConfig
@@ -82,11 +81,7 @@ def main() -> None:
     parser.add_argument("--data", type=int, default=-1)
     parser.add_argument("--fsdp", type=int, default=1)
     parser.add_argument("--pause", type=float, default=0.0)
-    parser.add_argument("--coordinator")
-    parser.add_argument("--processes", type=int)
-    parser.add_argument("--process", type=int)
     options = parser.parse_args()
-    initialize(options.coordinator, options.processes, options.process)
     config = TrainConfig(
         task=ToyTask(),
         data=SlowStream(pause=options.pause),
@@ -105,7 +100,7 @@ def main() -> None:
         for name, leaf in result.state["params"]["hidden"].items()
     }
     report = {
-        "digest": None if options.processes else tree_digest(result.state),
+        "digest": tree_digest(result.state),
         "step": result.step,
         "shards": shards,
     }

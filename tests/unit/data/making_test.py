@@ -4,13 +4,15 @@
 from __future__ import annotations
 
 import pickle
+import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from spatial_core.data import making, shards
+from spatial_core.data import making, on_hosts, shards
 from spatial_core.data.bank import generate_bank
 from spatial_core.data.budget import BadRecords, DataBudgetError
 from spatial_core.data.making import Made, ShardWork
@@ -61,6 +63,35 @@ def test_shards_made_alone_and_in_any_order_are_those_of_one_run(whole, tmp_path
         assert (tmp_path / name).read_bytes() == (whole / name).read_bytes()
     assert [len(WORK.indices(number)) for number in range(WORK.num_shards)] == [10, 10, 5]
     assert there[WORK.name(1)].replaced == ("number 19",)
+
+
+def test_two_hosts_make_the_bytes_of_one_and_go_on_alone(whole, tmp_path):
+    """Threads stand in for the processes; host 1 begins late and finds a damaged shard of its own."""
+    making.make_here(WORK, tmp_path, {}, saved(tmp_path), quiet)
+    (tmp_path / WORK.name(0)).unlink()
+    (tmp_path / WORK.name(1)).write_bytes(b"damaged")
+    said: list[str] = []
+    there = making.make_here(WORK, whole, {}, saved(whole), quiet)
+    made = {}
+
+    def host(number: int) -> None:
+        engine = on_hosts.engine(number, 2)
+        time.sleep(0.5 * number)
+        made[number] = engine(WORK, tmp_path, there, saved(tmp_path), said.append)
+
+    threads = [threading.Thread(target=host, args=(number,)) for number in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert made[0] == there and checksums(tmp_path) == checksums(whole)
+    assert any(line.startswith("host 1: ") for line in said) and "25 numbers by 2 hosts" in said[-1]
+
+
+def test_hosts_share_the_budget_of_bad_records(tmp_path):
+    alone = on_hosts.engine(0, 1)
+    with pytest.raises(DataBudgetError, match="max_bad_records = 1"):
+        alone(replace(WORK, max_bad_records=1), tmp_path, {}, saved(tmp_path), quiet)
 
 
 def test_what_a_stopped_pipeline_left_is_taken_over_and_tidied_up(whole, tmp_path):
