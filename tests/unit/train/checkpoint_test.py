@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -152,3 +153,41 @@ def test_checkpoints_without_metadata_stay_as_they_were(tmp_path):
     # Who only reads the parameters need not know what they depend on.
     Checkpoints(tmp_path, metadata={"x": 1}).save(state(2))
     assert Checkpoints(tmp_path).load_params()[1] == 2
+
+
+def test_a_save_in_the_background_keeps_what_was_there_when_it_began(tmp_path, monkeypatch):
+    """The training goes on in the same memory (donated) while the files are written."""
+    begin, complete = threading.Event(), Checkpoints._complete
+
+    def late(self, step, leaves, response):
+        assert begin.wait(60)
+        complete(self, step, leaves, response)
+
+    monkeypatch.setattr(Checkpoints, "_complete", late)
+    checkpoints = Checkpoints(tmp_path)
+    tree = {"step": jnp.int32(3), "params": {"a": jnp.arange(2.0**18)}}
+    expected = tree_digest(tree)
+    checkpoints.save(tree, wait=False)
+    assert checkpoints.steps() == []
+    advance = jax.jit(
+        lambda t: {"step": t["step"] + 1, "params": {"a": -t["params"]["a"]}}, donate_argnums=0
+    )
+    for _ in range(3):
+        tree = jax.block_until_ready(advance(tree))
+    begin.set()
+    checkpoints.wait()
+    assert checkpoints.steps() == [3]
+    assert tree_digest(checkpoints.restore_latest(abstract(tree))) == expected
+
+
+def test_what_goes_wrong_in_the_background_is_raised_by_the_next_save(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError("no space left")
+
+    checkpoints = Checkpoints(tmp_path)
+    monkeypatch.setattr(Checkpoints, "_complete", full)
+    checkpoints.save(state(1), wait=False)
+    with pytest.raises(OSError, match="no space left"):
+        checkpoints.save(state(2))
+    checkpoints.close()
+    assert checkpoints.steps() == []
