@@ -96,7 +96,7 @@ def feature_panels(maps: NDArray[Any], count: int, lines: Sequence[Line] = ()) -
         axis.set_ylabel("kHz")
 
     def draw_direction(axis: Axes, points: NDArray[np.float64], which: int) -> None:
-        limits = {"vmin": float(loud.max()) - 30, "vmax": float(loud.max())}
+        limits: Any = {"vmin": float(loud.max()) - 30, "vmax": float(loud.max())}
         axis.scatter(time, points, c=loud, s=9, cmap="Greys", linewidths=0, **limits)
         middle = (np.arange(count) + 0.5) * TOKEN_SECONDS
         for number, line in enumerate(lines):

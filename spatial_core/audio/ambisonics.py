@@ -150,7 +150,7 @@ def intensity_direction(
 def to_stereo(foa: ArrayLike) -> NDArray[np.float32]:
     """ACN/SN3D audio [4, t] for two ears or loudspeakers: cardioids to the left and the right, [2, t]."""
     w, y = np.asarray(_channels(foa), np.float32)[:2]
-    return np.stack([w + y, w - y]) / 2
+    return (np.stack([w + y, w - y]) / 2).astype(np.float32)
 
 
 def diffuseness(foa: ArrayLike, frame: int | None = None) -> NDArray[np.float64]:
