@@ -89,6 +89,12 @@ _COMPILE_CACHE = flags.DEFINE_string(
     None,
     "Folder that keeps compiled programs between starts (also: JAX_COMPILATION_CACHE_DIR).",
 )
+_DETERMINISTIC = flags.DEFINE_bool(
+    "deterministic",
+    False,
+    "On a GPU use only programs that give the same bits in every run, which takes longer. CPUs and TPUs "
+    "do without.",
+)
 _COORDINATOR = flags.DEFINE_string(
     "coordinator", None, "HOST:PORT of process 0, for a run over several processes."
 )
@@ -203,6 +209,8 @@ def _mode(name: str) -> Mode:
 def _set_up_jax() -> None:
     from spatial_core.train import distributed
 
+    if _DETERMINISTIC.value:
+        distributed.enable_determinism()
     distributed.initialize(
         _COORDINATOR.value,
         _NUM_PROCESSES.value,

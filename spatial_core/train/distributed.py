@@ -95,6 +95,16 @@ def _launched_hosts() -> int:
     return int(text)
 
 
+def enable_determinism() -> None:
+    """Keeps XLA to programs that give the same bits in every run on the same GPU; before jax has devices.
+
+    Sums by atomics and kernels chosen by a race are out. CPU and TPU programs are so anyway.
+    """
+    given = os.environ.get("XLA_FLAGS", "")
+    if "--xla_gpu_deterministic_ops" not in given:
+        os.environ["XLA_FLAGS"] = f"{given} --xla_gpu_deterministic_ops=true".strip()
+
+
 def enable_compile_cache(directory: str) -> None:
     """Keeps compiled programs in a folder, so that the next start of the same run is quick."""
     jax.config.update("jax_compilation_cache_dir", directory)

@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import os
+
+import jax
 import pytest
 
 from launch import job
@@ -33,6 +36,55 @@ def test_several_hosts_are_joined_and_one_is_left_alone(variables, starts, monke
     )
     with pytest.raises(InputError, match="--heartbeat_seconds=1: at least 5"):
         distributed.initialize(heartbeat_seconds=1)
+
+
+def test_deterministic_programs_are_asked_for_once(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
+    distributed.enable_determinism()
+    distributed.enable_determinism()
+    assert os.environ["XLA_FLAGS"] == (
+        "--xla_force_host_platform_device_count=2 --xla_gpu_deterministic_ops=true"
+    )
+
+
+def test_an_error_of_the_runtime_is_a_lost_host_only_among_several(monkeypatch):
+    error = jax.errors.JaxRuntimeError("UNAVAILABLE: gloo: connection closed by peer\nmore")
+    assert distributed.lost_another(error) is None
+    monkeypatch.setattr(distributed, "several", lambda: True)
+    lost = distributed.lost_another(error)
+    assert "lost another host of the run" in str(lost) and "more" not in str(lost)
+    assert distributed.lost_another(ValueError("no")) is None
+    memory = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+    assert distributed.lost_another(memory) is None
+
+
+@pytest.mark.parametrize(
+    ("mode", "tpu", "said"),
+    [
+        ("eval", "v5p-128", "works in one process, and this job has 16 hosts"),
+        ("export_tokens", "v5p-8", "cannot write to gs://"),
+        ("export_tokens", "v5p-128", None),
+        ("eval", "v5p-8", None),
+    ],
+)
+def test_a_job_of_several_hosts_is_one_that_they_can_share(mode, tpu, said):
+    def make():
+        return job.JobSpec(
+            name="a-job",
+            workdir="gs://my-bucket/runs/a",
+            gin_files=("experiments/plus.gin",),
+            image="gcr.io/my-project/spatial:1",
+            project="my-project",
+            zone="us-east5-a",
+            tpu=job.parse_tpu(tpu),
+            run_mode=mode,
+        )
+
+    if said is None:
+        assert f"--run_mode={mode}" in make().command()
+        return
+    with pytest.raises(InputError, match=said):
+        make()
 
 
 def test_a_number_of_hosts_that_is_none_is_refused(monkeypatch):
