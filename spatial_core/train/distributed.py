@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from typing import Any
 
 import jax
 
@@ -41,7 +42,7 @@ def initialize(
             f"--heartbeat_seconds={heartbeat_seconds}: at least {_LEAST_HEARTBEAT}, or a busy machine is "
             "taken for a dead one"
         )
-    limits = {
+    limits: dict[str, Any] = {
         "heartbeat_timeout_seconds": heartbeat_seconds,
         "shutdown_timeout_seconds": end_seconds,
     }
