@@ -46,12 +46,12 @@ def test_the_quickstart_finds_the_talker(tmp_path: Path) -> None:
 
 
 def test_a_training_learns_directions(tmp_path: Path) -> None:
-    wanted = '{"median": median, "steps": done.step, "error": held_out[:, 1].tolist()}'
+    wanted = '{"median": median, "steps": done.step, "error": training[:, 1].tolist()}'
     found = run("train_phasecoder_on_tpu", tmp_path, wanted)
     assert found["pictures"] == 5
-    # Chance is 90. A training so short is not the same on every machine.
-    assert found["median"]["this run"] < 30 and found["median"]["shipped"] < 6
-    assert found["error"][-1] < found["error"][0]
+    # Chance is 90; 2.9 when it was written. A training so short is not the same on every machine.
+    assert found["median"]["this run"] < 15 and found["median"]["shipped"] < 6
+    assert found["error"][-1] < 0.5 * found["error"][0]
     assert (tmp_path / "my-phasecoder" / "model.safetensors").is_file()
     assert (tmp_path / "inspect" / "index.html").is_file()
 
