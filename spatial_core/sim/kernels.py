@@ -85,23 +85,65 @@ def _axis_images(side, source, reflections, reach):  # type: ignore[no-untyped-d
 
 
 @compiled()
+def _sum_flat(count, starts, rows, early, late, filters, flat, base, taps):  # type: ignore[no-untyped-def]
+    """Adds arrivals to the response of `taps` samples that begins at flat[base]; see `_add_omnidirectional`.
+
+    The arrays are one-dimensional and all indices unsigned: only then is the inner loop compiled to
+    vector instructions without checks.
+    """
+    length = np.uint64(FILTER_TAPS)
+    for k in range(count):
+        start, row = np.uint64(starts[k]), np.uint64(rows[k])
+        if start + length > taps:
+            continue
+        place, now, after = base + start, early[k], late[k]
+        for t in range(length):
+            flat[place + t] += now * filters[row + t] + after * filters[row + t + length]
+
+
+@compiled()
+def _sum_bands(count, starts, rows, early, late, gains, filters, flat, base, taps):  # type: ignore[no-untyped-def]
+    """The same with four bands of gains [BLOCK, 4], mixed into one pass."""
+    length = np.uint64(FILTER_TAPS)
+    for k in range(count):
+        start, row = np.uint64(starts[k]), np.uint64(rows[k])
+        if start + length > taps:
+            continue
+        place, now, after = base + start, early[k], late[k]
+        g0, g1, g2, g3 = gains[k, 0], gains[k, 1], gains[k, 2], gains[k, 3]
+        e0, e1, e2, e3 = now * g0, now * g1, now * g2, now * g3
+        l0, l1, l2, l3 = after * g0, after * g1, after * g2, after * g3
+        for t in range(length):
+            tap = row + t
+            flat[place + t] += (
+                e0 * filters[tap]
+                + e1 * filters[tap + length]
+                + e2 * filters[tap + np.uint64(2) * length]
+                + e3 * filters[tap + np.uint64(3) * length]
+                + l0 * filters[tap + np.uint64(4) * length]
+                + l1 * filters[tap + np.uint64(5) * length]
+                + l2 * filters[tap + np.uint64(6) * length]
+                + l3 * filters[tap + np.uint64(7) * length]
+            )
+
+
+@compiled()
 def _add_omnidirectional(count, places, gains, mics, delays, scale, filters, flat, taps):  # type: ignore[no-untyped-def]
     """Adds the arrivals of the first `count` images at every microphone: gains, 1/distance, fractional delay.
 
     places [3, BLOCK]; gains [BLOCK, 4 bands], of which only the first counts where filters have one
-    band. One microphone after the other, in two loops: distances and delays of all images are vector
-    instructions, and the response that is added to stays in the first-level cache. filters and flat
-    (the RIRs, [m * taps]) are one-dimensional and indexed unsigned: only then is the last loop compiled
-    to vector instructions without checks.
+    band; filters and flat (the RIRs, [m * taps]) are one-dimensional. One microphone after the other:
+    distances and delays of all images are vector instructions then, and the response that is added to
+    stays in the first-level cache.
     """
     single = filters.size == (FILTER_PHASES + 1) * FILTER_TAPS
     width = np.int32(FILTER_TAPS if single else 4 * FILTER_TAPS)
-    phases, one = np.float32(FILTER_PHASES), np.float32(1)
+    phases, loudness = np.float32(FILTER_PHASES), np.ones(BLOCK, np.float32)
     starts, rows = np.empty(BLOCK, np.int32), np.empty(BLOCK, np.int32)
     early, late = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
-    xs, ys, zs, loudness = places[0], places[1], places[2], np.empty(BLOCK, np.float32)
-    for k in range(count):
-        loudness[k] = gains[k, 0] if single else one
+    xs, ys, zs = places[0], places[1], places[2]
+    if single:
+        loudness[:] = gains[:, 0]
     for m in range(mics.shape[0]):
         x, y, z, delay = mics[m, 0], mics[m, 1], mics[m, 2], delays[m]
         for k in range(count):
@@ -114,31 +156,11 @@ def _add_omnidirectional(count, places, gains, mics, delays, scale, filters, fla
             rows[k] = row * width
             late[k] = (place - np.float32(row)) * loudness[k] / distance
             early[k] = loudness[k] / distance - late[k]
-        for k in range(count):
-            start = np.uint64(starts[k])
-            if start + np.uint64(FILTER_TAPS) > taps:
-                continue
-            target = flat[np.uint64(m) * taps + start :]
-            table = filters[np.uint64(rows[k]) :]
-            now, after = early[k], late[k]
-            if single:
-                for t in range(FILTER_TAPS):
-                    target[t] += now * table[t] + after * table[t + FILTER_TAPS]
-                continue
-            g0, g1, g2, g3 = gains[k, 0], gains[k, 1], gains[k, 2], gains[k, 3]
-            e0, e1, e2, e3 = now * g0, now * g1, now * g2, now * g3
-            l0, l1, l2, l3 = after * g0, after * g1, after * g2, after * g3
-            for t in range(FILTER_TAPS):
-                target[t] += (
-                    e0 * table[t]
-                    + e1 * table[t + FILTER_TAPS]
-                    + e2 * table[t + 2 * FILTER_TAPS]
-                    + e3 * table[t + 3 * FILTER_TAPS]
-                    + l0 * table[t + 4 * FILTER_TAPS]
-                    + l1 * table[t + 5 * FILTER_TAPS]
-                    + l2 * table[t + 6 * FILTER_TAPS]
-                    + l3 * table[t + 7 * FILTER_TAPS]
-                )
+        base = np.uint64(m) * taps
+        if single:
+            _sum_flat(count, starts, rows, early, late, filters, flat, base, taps)
+        else:
+            _sum_bands(count, starts, rows, early, late, gains, filters, flat, base, taps)
 
 
 @compiled()
@@ -333,66 +355,41 @@ def remaining_energy(rir, pole):  # type: ignore[no-untyped-def]
     The slow part is taken off by a first-order high-pass with the given pole (1: none): images only
     ever add up, and the sum of many is a step that no room has.
     """
-    energy = np.empty(rir.shape[0])
+    length = rir.shape[0]
+    energy = np.empty(-(-length // 4) * 4)  # a filter of four samples a step: they wait for one
+    pole2, pole3, pole4 = pole**2, pole**3, pole**4
     last, state = 0.0, 0.0
-    for t in range(rir.shape[0]):
+    for t in range(0, length - 3, 4):
+        a, b = np.float64(rir[t]) - last, np.float64(rir[t + 1]) - rir[t]
+        last = np.float64(rir[t + 3])
+        c, d = np.float64(rir[t + 2]) - rir[t + 1], last - rir[t + 2]
+        energy[t] = a + pole * state
+        energy[t + 1] = b + pole * a + pole2 * state
+        energy[t + 2] = c + pole * b + pole2 * a + pole3 * state
+        state = (d + pole * c + pole2 * b + pole3 * a) + pole4 * state
+        energy[t + 3] = state
+    for t in range(length // 4 * 4, length):
         state = rir[t] - last + pole * state
-        last = rir[t]
-        energy[t] = state * state
+        energy[t], last = state, rir[t]
+    energy[length:] = 0.0
     total = 0.0
-    for t in range(rir.shape[0] - 1, -1, -1):
-        total += energy[t]
+    for t in range(energy.shape[0] - 4, -1, -4):
+        a, b, c, d = energy[t] ** 2, energy[t + 1] ** 2, energy[t + 2] ** 2, energy[t + 3] ** 2
+        energy[t + 3], energy[t + 2] = total + d, total + (c + d)
+        energy[t + 1] = total + (b + (c + d))
+        total += (a + b) + (c + d)
         energy[t] = total
-    return energy
+    return energy[:length]
 
 
 @compiled()
-def power(x):  # type: ignore[no-untyped-def]
-    """Mean square of float32 [m, t], summed in float64 per channel."""
-    total = 0.0
-    for m in range(x.shape[0]):
-        row = np.float32(0)
-        for t in range(x.shape[1]):
-            row += x[m, t] * x[m, t]
-        total += row
-    return total / (x.shape[0] * x.shape[1])
-
-
-@compiled()
-def mix(signal, other, other_gain, noise_rms, channel_gains, target_rms, seed, out):  # type: ignore[no-untyped-def]
-    """out [m, t] = (signal + other_gain * other + white noise) * channel gains, at target_rms.
-
-    Returns the factor that brought it to target_rms (0 for silence).
-    The noise is the sum of four uniform 16-bit numbers: white, of unit variance before scaling,
-    bounded at 3.5 standard deviations (excess kurtosis -0.3), several times cheaper than a normal
-    deviate. It is a function of (seed, channel, sample) alone.
-    """
-    # Each of the four has variance (2**32 - 1) / 12; the mean of the sum is 2 * 65535.
-    noise_scale = noise_rms * np.float32(math.sqrt(3.0 / (2.0**32 - 1)))
-    low = np.uint64(0xFFFF)
-    total = 0.0
-    for m in range(out.shape[0]):
-        row = np.float32(0)
-        for t in range(out.shape[1]):
-            value = signal[m, t] + other_gain * other[m, t]
-            if noise_rms > 0:
-                count = np.uint64(m * out.shape[1] + t + 1)
-                z = seed + count * np.uint64(0x9E3779B97F4A7C15)
-                z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-                z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-                z = z ^ (z >> np.uint64(31))
-                halves = (z & low) + ((z >> np.uint64(16)) & low)
-                halves += ((z >> np.uint64(32)) & low) + (z >> np.uint64(48))
-                value += noise_scale * (np.float32(np.int64(halves)) - np.float32(131070))
-            value *= channel_gains[m]
-            out[m, t] = value
-            row += value * value
-        total += row
-    rms = math.sqrt(total / (out.shape[0] * out.shape[1]))
-    scale = np.float32(0)
-    if rms > 0:
-        scale = np.float32(target_rms / rms)
-        for m in range(out.shape[0]):
-            for t in range(out.shape[1]):
-                out[m, t] *= scale
-    return scale
+def first_below(falling, level):  # type: ignore[no-untyped-def]
+    """The first place in a falling curve [t] with less than `level`; t where there is none."""
+    low, high = 0, falling.shape[0]
+    while low < high:
+        middle = (low + high) // 2
+        if falling[middle] < level:
+            high = middle
+        else:
+            low = middle + 1
+    return low

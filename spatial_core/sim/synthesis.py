@@ -9,11 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numba
 import numpy as np
-import scipy.fft
 
 from spatial_core.data.records import SAMPLE_RATE, WINDOW, Batch, empty_batch
 from spatial_core.errors import InputError
-from spatial_core.sim import kernels
+from spatial_core.sim import kernels, mixing
+from spatial_core.sim.convolution import Convolver
 from spatial_core.sim.rooms import SPEED_OF_SOUND, RoomSpec
 from spatial_core.sim.scene import SceneSpec
 
@@ -21,8 +21,6 @@ TARGET_RMS = 0.05
 # Reflections this soon (some 2 ms) after the direct sound count as part of it: no spectrogram with
 # frames of 16 ms tells them apart.
 DIRECT_TAPS = kernels.FILTER_TAPS + 32
-# RIR lengths are rounded up to this many samples: few FFT sizes, whose plans stay cached.
-_LENGTH_STEP = 1000
 _HIGH_PASS_POLE = math.exp(-2 * math.pi * 100 / SAMPLE_RATE)
 
 
@@ -57,11 +55,10 @@ def synthesize_batch(
     _check(specs, rirs, speech, noise, noise_rirs, index)
     batch = empty_batch(size, width, WINDOW)
     batch["example_id"][:] = np.arange(size) if example_ids is None else np.asarray(example_ids)
-    for i, spec in enumerate(specs):
-        _fill_labels(batch, i, spec)
+    _fill_labels(batch, specs)
 
     def work(sets: np.ndarray) -> None:
-        convolvers = (_Convolver(*rirs.shape[1:]), _Convolver(*rirs.shape[1:]))
+        convolvers = (Convolver(*rirs.shape[1:]), Convolver(*rirs.shape[1:]))
         for r in sets.tolist():
             members = np.flatnonzero(index == r).tolist()
             room = specs[members[0]].room
@@ -75,7 +72,7 @@ def synthesize_batch(
                 audio = batch["audio"][i, : specs[i].num_mics]
                 scale = _fill_audio(audio, specs[i], convolvers, dry)
                 if specs[i].speech and scale > 0:
-                    batch["direct"][i] = scale * _direct_sound(specs[i], rirs[r, 0], speech[i])
+                    _fill_direct(batch["direct"][i], scale, specs[i], rirs[r, 0], speech[i])
 
     used = np.unique(index)
     threads = min(threads or numba.get_num_threads(), len(used))
@@ -94,10 +91,9 @@ def measured_rt60(rir: np.ndarray, room: RoomSpec) -> float:
     room's predicted decay (`RoomSpec.decay`), joined to the energy measured in its last quarter;
     without that the integral of a cut RIR falls too fast.
     """
-    sounding = np.flatnonzero(rir)
-    if len(sounding) == 0:
+    if not rir.any():
         return 0.0
-    length = int(sounding[-1]) + 1
+    length = int(mixing.sounding(np.ascontiguousarray(rir[None])))
     remaining = kernels.remaining_energy(rir[:length], _HIGH_PASS_POLE)
     decay = room.decay()
     end, quarter = length / SAMPLE_RATE, 0.75 * length / SAMPLE_RATE
@@ -107,8 +103,8 @@ def measured_rt60(rir: np.ndarray, room: RoomSpec) -> float:
 
     def reaches(level_db: float) -> float:
         target = remaining[0] * 10 ** (level_db / 10)
-        if target > remaining[-1]:  # the curve only falls: binary search on its reverse
-            return float(length - np.searchsorted(remaining[::-1], target)) / SAMPLE_RATE
+        if target > remaining[-1]:
+            return float(kernels.first_below(remaining, target)) / SAMPLE_RATE
         return decay.time_at(10 * math.log10(left * target / remaining[-1]), end)
 
     return 3 * (reaches(-25.0) - reaches(-5.0))
@@ -141,43 +137,62 @@ def _check(
         raise InputError(f"noise_rirs {noise_rirs.shape} and rirs {rirs.shape} differ in shape")
 
 
-def _fill_labels(batch: Batch, i: int, spec: SceneSpec) -> None:
-    batch["mic_positions"][i, : spec.num_mics] = spec.mic_positions()
-    batch["mic_mask"][i, : spec.num_mics] = True
-    batch["num_mics"][i] = spec.num_mics
-    for name, value in spec.labels().items():
-        batch[name][i] = value
-    if spec.distractor:
-        batch["snr_db"][i] = spec.snr_db if spec.speech else -math.inf
-    else:
-        batch["snr_db"][i] = math.inf
+def _fill_labels(batch: Batch, specs: Sequence[SceneSpec]) -> None:
+    """Labels of all examples; neighbours that stand in the same place have theirs computed once."""
+    before: SceneSpec | None = None
+    labels: dict[str, float | bool] = {}
+    for i, spec in enumerate(specs):
+        batch["mic_mask"][i, : spec.num_mics] = True
+        batch["num_mics"][i] = spec.num_mics
+        if before is not None and _same_place(before, spec):
+            for name in ("mic_positions", *labels):
+                batch[name][i] = batch[name][i - 1]
+        else:
+            batch["mic_positions"][i, : spec.num_mics] = spec.mic_positions()
+            labels = spec.labels()
+            for name, value in labels.items():
+                batch[name][i] = value
+        if spec.distractor:
+            batch["snr_db"][i] = spec.snr_db if spec.speech else -math.inf
+        else:
+            batch["snr_db"][i] = math.inf
+        before = spec
+
+
+def _same_place(one: SceneSpec, other: SceneSpec) -> bool:
+    """Whether two crops have the labels of one room (`vary_scene` keeps its arrays)."""
+    return (
+        one.array_positions is other.array_positions
+        and one.source is other.source
+        and one.yaw == other.yaw
+        and one.speech == other.speech
+    )
 
 
 def _fill_audio(
     audio: np.ndarray,
     spec: SceneSpec,
-    convolvers: tuple[_Convolver, _Convolver],
+    convolvers: tuple[Convolver, Convolver],
     dry: tuple[np.ndarray, np.ndarray | None],
 ) -> float:
     """Convolves and mixes one example's speech and distractor into audio [m, WINDOW].
 
     Returns the factor between the convolved speech and what the first channel has of it.
     """
-    signal = other = np.zeros(audio.shape, np.float32)
-    if spec.speech:
-        signal = convolvers[0](dry[0])
+    signal = convolvers[0](dry[0]) if spec.speech else np.zeros(audio.shape, np.float32)
+    signal_power, other_power = mixing.power(signal), 0.0
+    gain, other = 0.0, signal
     if spec.distractor and dry[1] is not None:
-        other = convolvers[1](dry[1])
-    signal_power, other_power = kernels.power(signal), kernels.power(other)
+        other, gain = convolvers[1](dry[1]), 1.0
+        other_power = mixing.power(other)
     if spec.speech and signal_power == 0:
         return 0.0
-    gain = 1.0
     if spec.speech and other_power > 0:
         gain = math.sqrt(signal_power / other_power / 10 ** (spec.snr_db / 10))
     reference = signal_power if spec.speech else other_power
     sensor = math.sqrt((reference or 1.0) / 10 ** (spec.sensor_noise_db / 10))
     gains = (10 ** (spec.channel_gains_db / 20)).astype(np.float32)
-    scale = kernels.mix(
+    scale = mixing.mix(
         signal,
         other,
         np.float32(gain),
@@ -190,50 +205,16 @@ def _fill_audio(
     return float(scale * gains[0])
 
 
-def _direct_sound(spec: SceneSpec, rir: np.ndarray, dry: np.ndarray) -> np.ndarray:
-    """What the first microphone hears [WINDOW] of dry by its RIR's first milliseconds alone."""
-    distance = float(np.linalg.norm(spec.true_positions[0] - spec.source))
+def _fill_direct(
+    out: np.ndarray, scale: float, spec: SceneSpec, rir: np.ndarray, dry: np.ndarray
+) -> None:
+    """out [WINDOW]: scale times what the first microphone hears by its RIR's first milliseconds alone."""
+    distance = math.dist(spec.true_positions[0], spec.source)
     late = 0.0 if spec.channel_delays is None else float(spec.channel_delays[0]) * SAMPLE_RATE
     first = int(distance * SAMPLE_RATE / SPEED_OF_SOUND + late)
     part = rir[first : first + DIRECT_TAPS]
     end = len(dry) - first
-    if len(part) == 0 or end < WINDOW + len(part) - 1:  # the sound has not arrived by then
-        return np.zeros(WINDOW, np.float32)
-    return np.convolve(dry[end - (WINDOW + len(part) - 1) : end], part, "valid")
-
-
-class _Convolver:
-    """Overlap-save convolution of RIRs with dry signals, the last WINDOW samples only.
-
-    Large buffers are reused: the page faults of fresh ones cost as much as the transforms.
-    """
-
-    def __init__(self, num_mics: int, taps: int) -> None:
-        longest = scipy.fft.next_fast_len(taps - 1 + WINDOW, real=True)
-        self.length, self.size = 0, 0
-        self._spectra = np.empty((0, 0), np.complex64)
-        self._product = np.empty(num_mics * (longest // 2 + 1), np.complex64)
-        self._wet = np.empty(num_mics * longest, np.float32)
-        self._window = np.empty((num_mics, WINDOW), np.float32)
-
-    def load(self, rirs: np.ndarray) -> None:
-        """Transforms the RIRs [m, taps], as far as they sound, for the calls that follow."""
-        sounding = np.flatnonzero(rirs.any(axis=0))
-        used = int(sounding[-1]) + 1 if len(sounding) else 1
-        self.length = min(math.ceil(used / _LENGTH_STEP) * _LENGTH_STEP, rirs.shape[1])
-        self.size = scipy.fft.next_fast_len(self.length - 1 + WINDOW, real=True)
-        self._spectra = scipy.fft.rfft(rirs[:, : self.length], self.size)
-
-    def __call__(self, dry: np.ndarray) -> np.ndarray:
-        """Reverberant window [m, WINDOW] of dry [taps - 1 + WINDOW]; the next call overwrites it."""
-        m, bins = self._spectra.shape
-        recent = np.asarray(dry[len(dry) - (self.length - 1 + WINDOW) :], np.float32)
-        product = self._product[: m * bins].reshape(m, bins)
-        np.multiply(self._spectra, np.fft.rfft(recent, self.size), out=product)
-        wet = self._wet[: m * self.size].reshape(m, self.size)
-        np.fft.irfft(product, self.size, out=wet)
-        # Circular wrap-around spoils the first length - 1 samples, which are not in the window. The
-        # window is copied because the kernels run several times faster on contiguous memory.
-        window = self._window[:m]
-        np.copyto(window, wet[:, self.length - 1 : self.length - 1 + WINDOW])
-        return window
+    start = end - (WINDOW + len(part) - 1)
+    if len(part) > 0 and start >= 0:  # otherwise the sound has not arrived by then
+        recent = np.ascontiguousarray(dry[start:end], np.float32)
+        mixing.filter_last(recent, np.ascontiguousarray(part, np.float32), np.float32(scale), out)

@@ -20,7 +20,7 @@ from spatial_core.data.pipeline import SceneStream
 from spatial_core.data.seeds import generator
 from spatial_core.errors import InputError
 from spatial_core.geometry.arrays import preset
-from spatial_core.sim import kernels
+from spatial_core.sim import kernels, mixing
 from tests.unit.data import streams
 from tests.unit.data.streams import small_scene, small_stream
 
@@ -78,7 +78,7 @@ def test_one_stream_may_be_used_by_several_threads():
 def test_kernels_compile_once_whatever_the_scenes_are():
     small_stream().batch(0)
     small_stream(scene=small_scene(min_mics=3, max_mics=3, distractor=False), max_mics=3).batch(0)
-    for kernel in (kernels.add_images, kernels.mix, kernels.power):
+    for kernel in (kernels.add_images, mixing.mix, mixing.power):
         assert len(kernel.signatures) == 1
 
 

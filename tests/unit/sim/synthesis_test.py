@@ -12,7 +12,7 @@ from spatial_core.audio.levels import measure_rt60
 from spatial_core.data.records import WINDOW, check_batch, find_bad_examples
 from spatial_core.errors import InputError
 from spatial_core.geometry.coords import to_cartesian
-from spatial_core.sim import kernels
+from spatial_core.sim import mixing
 from spatial_core.sim.fast import FastSimulator
 from spatial_core.sim.rir import PyroomSimulator
 from spatial_core.sim.rooms import RoomConfig, RoomSpec
@@ -122,7 +122,7 @@ def test_noise_kernel_has_unit_variance() -> None:
     silent = np.zeros((4, 50_000), np.float32)
     out = np.empty_like(silent)
     gains, one, zero = np.ones(4, np.float32), np.float32(1), np.float32(0)
-    kernels.mix(silent, silent, zero, one, gains, one, np.uint64(5), out)
+    mixing.mix(silent, silent, zero, one, gains, one, np.uint64(5), out)
     # mix scales to a target RMS of 1, so compare the shape: a sum of four uniforms.
     assert np.mean(out) == pytest.approx(0, abs=0.01)
     assert np.mean(out**4) / np.mean(out**2) ** 2 == pytest.approx(3 - 0.3, abs=0.05)
