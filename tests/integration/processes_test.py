@@ -84,7 +84,7 @@ def test_sigterm_to_one_stops_both_at_one_step_and_the_command_goes_on(together,
     stopped = _history(workdir)[-1]
     assert stopped["reason"] == "SIGTERM" and 7 <= stopped["step"] < 40
     assert Checkpoints(workdir).steps()[-1] == stopped["step"]
-    assert _codes(toy_launch.start_two(workdir, *SPLIT)) == [0, 0]
+    assert _codes(toy_launch.start_two(workdir, *SLOW)) == [0, 0]
     assert _losses(workdir) == _losses(together) and _digest(workdir) == _digest(together)
 
 
@@ -105,7 +105,7 @@ def test_a_kill_of_one_ends_the_other_and_the_command_goes_on(together, tmp_path
     if killed == 1:
         assert "host 0 of 2 waits for" in said
     assert saved >= 10 and "end" not in _history(workdir)[-1]["event"]
-    assert _codes(toy_launch.start_two(workdir, *SPLIT)) == [0, 0]
+    assert _codes(toy_launch.start_two(workdir, *SLOW)) == [0, 0]
     assert f"resuming from step {saved}" in toy_launch.log(workdir, 0).read_text()
     assert _losses(workdir) == _losses(together) and _digest(workdir) == _digest(together)
 
