@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import jax
@@ -53,7 +53,9 @@ ALIGNMENT = ((1, 0), (2, 0), (2, 5), (3, 0), (3, 1), (3, 2), (3, 3), (3, 4))
 FRAME_SECONDS = FRAME_HOP * STRIDE / SAMPLE_RATE  # 20 ms, of one vector of the encoder
 MEDIAN = 7  # vectors
 SILENCE, UNSURE, REPETITIVE = 0.6, -1.0, 2.4  # thresholds of OpenAI's transcribe
-LONGEST_LOOP = 32  # tokens
+HARDLY, LONGEST_LOOP = 2, 32  # tokens
+# Of what is said again: tokens, and seconds of each. People take 0.2 s and more, made-up echoes 0.03 s.
+SHORTEST_ECHO, HURRY = 4, 0.1
 
 
 @dataclass(frozen=True)
@@ -177,8 +179,13 @@ def _mix(scores: Float[Array, "h n"], v: Float[Array, "h n c"]) -> Float[Array, 
     return jnp.einsum("hn,hnc->hc", jax.nn.softmax(scores, axis=-1), v).reshape(WIDTH)
 
 
-def whisper_decoder() -> Callable[[NDArray[np.float32], int], Spoken]:
-    """(vectors of the encoder [f, 384], samples of the clip) -> what is spoken in it."""
+def whisper_decoder(
+    decode: Callable[[tuple[int, ...]], str],
+) -> Callable[[NDArray[np.float32], int], Spoken]:
+    """(vectors of the encoder [f, 384], samples of the clip) -> what is spoken in it.
+
+    decode: text of tokens.
+    """
     params = {name: jnp.asarray(value) for name, value in load_decoder().items()}
     run = jax.jit(greedy, static_argnums=2)
 
@@ -189,28 +196,32 @@ def whisper_decoder() -> Callable[[NDArray[np.float32], int], Spoken]:
         stopped = bool(ids[-1] == END)
         text = tuple(map(int, ids[2 : count - stopped]))
         inside = min(len(heard), max(1, samples // (FRAME_HOP * STRIDE)))
-        # Rows: START, NO_TIMESTAMPS, text, END. Each looks where the token after it is spoken.
-        edges = token_edges(np.asarray(out["scores"])[:count, :, :inside])[: len(text) + 1]
-        if not stopped:  # the place of what would have come next was not looked for
-            edges = np.append(edges, inside * FRAME_SECONDS)[: len(text) + 1]
+        scores = np.asarray(out["scores"])[:count, :, :inside]
         mean = float(out["log_prob"]) / (len(text) + 1)
-        return Spoken(text, edges, float(out["no_speech"]), mean, stopped)
+        edges = token_edges(scores, len(text))
+        spoken = Spoken(text, edges, float(out["no_speech"]), mean, stopped)
+        kept = trusted(spoken, decode)
+        if kept < len(text):
+            spoken = replace(spoken, ids=text[:kept], edges=token_edges(scores, kept))
+        return spoken
 
     return call
 
 
-def token_edges(scores: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Attention before the softmax [rows, heads, f] -> seconds at which rows 1 to rows - 2 begin.
+def token_edges(scores: NDArray[np.float32], count: int) -> NDArray[np.float64]:
+    """Seconds at which the first `count` tokens begin, and the last of them ends [count + 1].
 
-    As timing.py: softmax over time, each moment normed over the rows, a median over 7 vectors, the mean
-    of the heads, and the path with the largest sum.
+    scores: attention before the softmax [rows, heads, f]; rows are START, NO_TIMESTAMPS, the tokens, END,
+    and each looks where the token after it is spoken. As timing.py: softmax over time, each moment normed
+    over the rows, a median over 7 vectors, the mean of the heads, and the path with the largest sum.
     """
+    scores = scores[: count + 3]
     weights = np.exp(scores - scores.max(-1, keepdims=True))
     weights /= weights.sum(-1, keepdims=True)
     weights = (weights - weights.mean(0)) / np.maximum(weights.std(0), 1e-12)
     if weights.shape[-1] > MEDIAN // 2:
         weights = scipy.ndimage.median_filter(weights, (1, 1, MEDIAN), mode="mirror")
-    starts = path_starts(-weights.mean(1)[1:-1].astype(np.float64))
+    starts = path_starts(-weights.mean(1)[1 : count + 2].astype(np.float64))
     return np.asarray(starts * FRAME_SECONDS, np.float64)
 
 
@@ -243,23 +254,27 @@ def path_starts(cost: NDArray[np.float64]) -> NDArray[np.int64]:
     return starts
 
 
-def trusted(spoken: Spoken, text: Callable[[tuple[int, ...]], str]) -> Spoken:
-    """`spoken` without what is not said: nothing in silence, and a loop once.
+def trusted(spoken: Spoken, decode: Callable[[tuple[int, ...]], str]) -> int:
+    """How many of the first tokens are really said: none in silence, and a loop once.
 
-    text: of tokens. Silence is where no speech is likely and the text is not.
+    Silence is where speech is unlikely and the text is, too, or hardly a text: " you" is Whisper's answer
+    to no sound at all. Loops are looked for in text that does not
+    end or is as repetitive as nobody talks; and what is said again at once, faster than anybody talks, is
+    said once: Whisper does so behind the end of some clips if less than 30 s are heard.
     """
-    kept = len(spoken.ids)
-    if spoken.no_speech > SILENCE and spoken.confidence < UNSURE:
-        kept = 0
-    elif not spoken.stopped or _compression(text(spoken.ids)) > REPETITIVE:
-        kept = _before_loop(spoken.ids)
-    return Spoken(
-        spoken.ids[:kept],
-        spoken.edges[: kept + 1],
-        spoken.no_speech,
-        spoken.confidence,
-        spoken.stopped,
-    )
+    ids = spoken.ids
+    unsure = spoken.confidence < UNSURE or len(ids) <= HARDLY
+    if spoken.no_speech > SILENCE and unsure:
+        return 0
+    if not spoken.stopped or _compression(decode(ids)) > REPETITIVE:
+        return _before_loop(ids)
+    for end in range(SHORTEST_ECHO, len(ids)):
+        for period in range(SHORTEST_ECHO, min(end, len(ids) - end) + 1):
+            first, last = end - period, end + period
+            hurried = spoken.edges[last] - spoken.edges[end] < HURRY * period
+            if hurried and ids[first:end] == ids[end:last]:
+                return end
+    return len(ids)
 
 
 def _compression(text: str) -> float:

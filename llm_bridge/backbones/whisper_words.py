@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -18,7 +19,7 @@ from llm_bridge.backbones.whisper import (
     whisper_identity,
     whisper_tiny_vectors,
 )
-from llm_bridge.backbones.whisper_decoder import END, START, Spoken, trusted, whisper_decoder
+from llm_bridge.backbones.whisper_decoder import END, START, Spoken, whisper_decoder
 from llm_bridge.backbones.word_slots import NUMBERS, Word, place_words, to_numbers
 from llm_bridge.layout import token_count
 from llm_bridge.protocol import AudioEncoder, Tokenizer
@@ -29,7 +30,8 @@ TOKENIZER = PackagedFile(
     "929c5252409436dce1b38a75d1abbcb5e132d170d8e324e4e04ed915fa2d22df",
     WEIGHTS.install,
 )
-VERSION = 1  # of what is made of the weights' output: raise it when words or their slots change
+VERSION = 2  # of what is made of the weights' output: raise it when words or their slots change
+LONG = 0.7  # seconds, of a median word
 HEARD = FEATURES + NUMBERS
 Listener = Callable[[NDArray[np.float32]], tuple[NDArray[np.float32], Spoken]]
 
@@ -42,24 +44,49 @@ def whisper_tokenizer() -> FileTokenizer:
 
 
 def words_of(spoken: Spoken, decode: Callable[[Sequence[int]], str]) -> list[Word]:
-    """Words of tokens: one begins with each token that has a space before it. Empty ones are left out."""
+    """Words of tokens: one begins with each token that has a space before it. Lone marks are left out.
+
+    A word ends where the marks behind it begin: those take the pause.
+    """
     starts = [k for k, id in enumerate(spoken.ids) if k == 0 or decode([id]).startswith(" ")]
     words = []
     for first, end in zip(starts, [*starts[1:], len(spoken.ids)], strict=True):
         text = decode(spoken.ids[first:end]).strip()
-        if text:
-            words.append(Word(text, float(spoken.edges[first]), float(spoken.edges[end])))
+        last = end
+        while last > first + 1 and not any(map(str.isalnum, decode([spoken.ids[last - 1]]))):
+            last -= 1
+        if any(map(str.isalnum, text)):
+            words.append(Word(text, float(spoken.edges[first]), float(spoken.edges[last])))
     return words
+
+
+def without_pauses(words: Sequence[Word]) -> list[Word]:
+    """The words, none much longer than the others: Whisper counts a pause to a word beside it.
+
+    At most twice the median of those that take time, as in timing.py. What is cut off stood before the
+    word where it is the first or follows a mark, else behind it.
+    """
+    taken = [word.end - word.start for word in words if word.end > word.start]
+    longest = 2 * min(LONG, float(np.median(taken))) if taken else 0.0
+    out = []
+    opens = True
+    for word in words:
+        if word.end - word.start > longest:
+            start = word.end - longest if opens else word.start
+            word = replace(word, start=start, end=start + longest)
+        out.append(word)
+        opens = not word.text[-1].isalnum()
+    return out
 
 
 def whisper_listener(block: float = 10.0) -> Listener:
     """[t] at 16 kHz, up to 30 s -> vectors of 20 ms [n, 384], and what is spoken in them."""
-    encode, decode = whisper_tiny_vectors(block), whisper_decoder()
-    text = whisper_tokenizer().decode
+    encode = whisper_tiny_vectors(block)
+    decode = whisper_decoder(whisper_tokenizer().decode)
 
     def call(audio: NDArray[np.float32]) -> tuple[NDArray[np.float32], Spoken]:
         vectors = encode(audio)
-        return vectors, trusted(decode(vectors, len(audio)), text)
+        return vectors, decode(vectors, len(audio))
 
     return call
 
@@ -82,7 +109,8 @@ def whisper_tiny_words(tokenizer: Tokenizer, block: float = 10.0) -> AudioEncode
 
     def call(audio: NDArray[np.float32]) -> NDArray[np.float32]:
         vectors, spoken = listen(audio)
-        ids, _ = place_words(words_of(spoken, decode), tokenizer, token_count(len(audio)))
+        words = without_pauses(words_of(spoken, decode))
+        ids, _ = place_words(words, tokenizer, token_count(len(audio)))
         return np.concatenate([stack(vectors, len(audio)), to_numbers(ids)], axis=1)
 
     return call

