@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The backbone `small`: SmolLM2-135M-Instruct with the Whisper-tiny encoder as its mono ear.
+"""The backbone `small`: SmolLM2-135M-Instruct with Whisper tiny.en as its mono ear.
 
 Both are real pretrained weights out of Python packages. SmolLM2: Ben Allal et al. 2025, Apache-2.0.
 """
