@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Bool, Float, Int
 
+from llm_bridge.backbones.cached_layers import Enter, new_cache, scan_cached
 from llm_bridge.backbones.word_slots import NUMBERS, from_numbers
 from llm_bridge.nn import (
     Cache,
@@ -24,11 +25,8 @@ from llm_bridge.nn import (
     RMSNorm,
     attend,
     attention_mask,
-    empty_cache,
     rope,
-    scan_layers,
     stack_layers,
-    write_slots,
 )
 from spatial_core.typing import Array
 
@@ -216,8 +214,7 @@ class Decoder(nnx.Module):
     def new_cache(self, batch: int, length: int) -> Cache:
         """An empty cache; all layers keep all `length` positions."""
         c = self.config
-        shape = (c.layers, batch, length, c.kv_heads, c.head_width)
-        return empty_cache(jnp.zeros(shape, c.dtype), jnp.zeros(shape, c.dtype), batch, length)
+        return new_cache(c.layers, batch, length, c.kv_heads, c.head_width, c.dtype)
 
     def __call__(
         self,
@@ -233,7 +230,6 @@ class Decoder(nnx.Module):
         ids: unused, these models embed only once. key: dropout of adapters, None for none.
         """
         c = self.config
-        index = jnp.zeros((), jnp.int32) if cache is None else cache.index
         if cache is not None:
             cache = cache.advance(positions, valid)
         seen = (positions, valid) if cache is None else (cache.positions, cache.valid)
@@ -242,9 +238,9 @@ class Decoder(nnx.Module):
         if c.local_window is not None:
             nearby = attention_mask(positions, *seen, window=c.local_window)
 
-        def step(layer: Layer, x: Array, given: tuple) -> tuple[Array, tuple | None]:
-            number, stored = given
-            salted = None if key is None else jax.random.fold_in(key, number)
+        def step(
+            layer: Layer, x: Array, number: Array, salted: Array | None, enter: Enter
+        ) -> Array:
             mask, base = everywhere, c.rope_base
             if c.local_window is not None:
                 wide = (number + 1) % c.period == 0
@@ -252,16 +248,11 @@ class Decoder(nnx.Module):
                 base = jnp.where(wide, c.rope_base, c.local_rope_base)
             h = layer.attention_norm(x)
             q, k, v = layer.attention.project(h, positions, base, salted)
-            if stored is not None:
-                k, v = write_slots(stored[0], k, index), write_slots(stored[1], v, index)
-            x = layer.mix(x, attend(q, k, v, mask, c.head_width**-0.5), salted)
-            return layer.feed_forward(x, salted), None if stored is None else (k, v)
+            mixed = attend(q, *enter(k, v), mask, c.head_width**-0.5)
+            return layer.feed_forward(layer.mix(x, mixed, salted), salted)
 
-        pairs = None if cache is None else (cache.keys, cache.values)
-        given = (jnp.arange(c.layers), pairs)
-        x, kept = scan_layers(self.layers, step, embeds.astype(c.dtype), given, c.remat, c.unroll)
-        if cache is not None:
-            cache = dataclasses.replace(cache, keys=kept[0], values=kept[1])
+        x, new = embeds.astype(c.dtype), embeds.shape[1]
+        x, cache = scan_cached(self.layers, step, x, c.layers, cache, new, key, c.remat, c.unroll)
         return self.norm(x), cache
 
     def logits(self, hidden: Float[Array, "... d"]) -> Float[Array, "... v"]:

@@ -199,6 +199,28 @@ def fill(
     return unflatten_tree(done)
 
 
+def required(backbone: str, weights: str | None, how: str) -> str:
+    """The setting `weights` of a backbone; InputError that says how to come by them where it is not set."""
+    if not weights:
+        raise InputError(f"{backbone}.weights is not set: {how}")
+    return weights
+
+
+def tokenizer_path(
+    backbone: str, model: str, tokenizer_file: str | None, weights: str | None, name: str
+) -> Path:
+    """`tokenizer_file`, or the file `name` in the folder of the weights; InputError if neither is set."""
+    if tokenizer_file:
+        return Path(tokenizer_file)
+    if not weights:
+        raise InputError(
+            f"neither {backbone}.tokenizer_file nor .weights is set: name {model}'s {name}, "
+            "or the folder that holds it"
+        )
+    path = Path(weights)
+    return (path if path.is_dir() else path.parent) / name
+
+
 def digest(source: Source, places: Mapping[str, Place]) -> str:
     """SHA-256 of names, shapes and a sample of the values (as float32) of the tensors of a checked source.
 

@@ -11,7 +11,6 @@ import dataclasses
 import functools
 import hashlib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -26,6 +25,7 @@ from llm_bridge.backbones.gemma3n.config import Gemma3nConfig, e2b, e4b
 from llm_bridge.backbones.gemma3n.names import AUDIO, hf_linear_name
 from llm_bridge.backbones.gemma3n.text import PARTITION_RULES, Gemma3nText
 from llm_bridge.backbones.gemma3n.tokenizer import Gemma3nTokenizer
+from llm_bridge.backbones.weight_files import required, tokenizer_path
 from llm_bridge.layout import check_length
 from llm_bridge.protocol import AudioEncoder, SoftTokenIds
 from spatial_core.data.records import HOP
@@ -100,7 +100,10 @@ class Gemma3nBackbone:
     @property
     def tokenizer(self) -> Gemma3nTokenizer:
         """The model's own, from the user's file; InputError if that is not Gemma 3n's."""
-        return _tokenizer(str(self._tokenizer_path()))
+        path = tokenizer_path(
+            "Gemma3nBackbone", "Gemma 3n", self.tokenizer_file, self.weights, TOKENIZER_FILE
+        )
+        return _tokenizer(str(path))
 
     @property
     def partition_rules(self) -> tuple[tuple[str, tuple[str | None, ...]], ...]:
@@ -161,23 +164,8 @@ class Gemma3nBackbone:
         return make_audio_encoder(config, weights.load_audio(self._weights(), config))
 
     def _weights(self) -> str:
-        if not self.weights:
-            raise InputError(
-                f"Gemma3nBackbone.weights is not set: accept Gemma's licence, download "
-                f"gemma-3n-{self.preset}-it and name its folder"
-            )
-        return self.weights
-
-    def _tokenizer_path(self) -> Path:
-        if self.tokenizer_file:
-            return Path(self.tokenizer_file)
-        if not self.weights:
-            raise InputError(
-                "neither Gemma3nBackbone.tokenizer_file nor .weights is set: name Gemma 3n's "
-                f"{TOKENIZER_FILE}, or the folder that holds it"
-            )
-        path = Path(self.weights)
-        return (path if path.is_dir() else path.parent) / TOKENIZER_FILE
+        how = f"accept Gemma's licence, download gemma-3n-{self.preset}-it and name its folder"
+        return required("Gemma3nBackbone", self.weights, how)
 
 
 def make_audio_encoder(config: Gemma3nAudioConfig, params: dict[str, Any]) -> AudioEncoder:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -26,6 +25,7 @@ from llm_bridge.backbones.phi4.config import Phi4AudioConfig, Phi4TextConfig
 from llm_bridge.backbones.phi4.conformer import Phi4AudioEncoder
 from llm_bridge.backbones.phi4.names import hf_linear_name
 from llm_bridge.backbones.phi4.text import PARTITION_RULES, Phi4Text
+from llm_bridge.backbones.weight_files import required, tokenizer_path
 from llm_bridge.backbones.whisper import FEATURES, whisper_identity, whisper_tiny_encoder
 from llm_bridge.layout import check_length
 from llm_bridge.protocol import AudioEncoder, SoftTokenIds
@@ -132,7 +132,10 @@ class Phi4Backbone:
     @property
     def tokenizer(self) -> FileTokenizer:
         """The model's own, from the user's file; InputError if that is not Phi-4's."""
-        return _tokenizer(str(self._tokenizer_path()))
+        path = tokenizer_path(
+            "Phi4Backbone", "Phi-4", self.tokenizer_file, self.weights, TOKENIZER_FILE
+        )
+        return _tokenizer(str(path))
 
     @property
     def trainable(self) -> str:
@@ -197,22 +200,8 @@ class Phi4Backbone:
         return self.preset == "multimodal"
 
     def _weights(self) -> str:
-        if not self.weights:
-            raise InputError(
-                f"Phi4Backbone.weights is not set: download {self.hf_model} and name its folder"
-            )
-        return self.weights
-
-    def _tokenizer_path(self) -> Path:
-        if self.tokenizer_file:
-            return Path(self.tokenizer_file)
-        if not self.weights:
-            raise InputError(
-                "neither Phi4Backbone.tokenizer_file nor .weights is set: name Phi-4's "
-                f"{TOKENIZER_FILE}, or the folder that holds it"
-            )
-        path = Path(self.weights)
-        return (path if path.is_dir() else path.parent) / TOKENIZER_FILE
+        how = f"download {self.hf_model} and name its folder"
+        return required("Phi4Backbone", self.weights, how)
 
 
 def make_audio_encoder(config: Phi4AudioConfig, params: dict[str, Any]) -> AudioEncoder:

@@ -17,13 +17,12 @@ head, e pairs of turned channels.
 
 from __future__ import annotations
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from llm_bridge.backbones.cached_layers import Enter, new_cache, scan_cached
 from llm_bridge.backbones.phi4.config import Phi4TextConfig
 from llm_bridge.lora import attach_fixed
 from llm_bridge.nn import (
@@ -32,11 +31,8 @@ from llm_bridge.nn import (
     RMSNorm,
     attend,
     attention_mask,
-    empty_cache,
-    scan_layers,
     stack_layers,
     turn,
-    write_slots,
 )
 from spatial_core.train.partition import split_batch
 from spatial_core.typing import Array, Bool, Float, Int
@@ -172,39 +168,31 @@ class Phi4Text(nnx.Module):
     ) -> tuple[Float[Array, "b n d"], Cache | None]:
         """Last hidden states, normed, and the cache with these positions entered; `ids` are not used."""
         config = self.config
-        index = jnp.zeros((), jnp.int32) if cache is None else cache.index
         if cache is not None:
             cache = cache.advance(positions, valid)
         slots, seen = (positions, valid) if cache is None else (cache.positions, cache.valid)
         mask = attention_mask(positions, slots, seen)
         frequency = frequencies(config, slots, seen)[:, None, None]
-        new, old = (p[..., None, None].astype(jnp.float32) * frequency for p in (positions, slots))
+        turns, earlier = (
+            p[..., None, None].astype(jnp.float32) * frequency for p in (positions, slots)
+        )
 
-        def step(layer: Layer, x: Array, given: tuple) -> tuple[Array, tuple | None]:
-            number, stored = given
-            salted = None if key is None else jax.random.fold_in(key, number)
+        def step(layer: Layer, x: Array, _: Array, salted: Array | None, enter: Enter) -> Array:
             x = split_batch(x)
             q, k, v = layer.attention.project(layer.attention_norm(x), salted)
-            if stored is not None:
-                k, v = write_slots(stored[0], k, index), write_slots(stored[1], v, index)
+            k, v = enter(k, v)
             mixed = attend(
-                rotate(q, new, config.attention_scale),
-                rotate(k, old, config.attention_scale),
+                rotate(q, turns, config.attention_scale),
+                rotate(k, earlier, config.attention_scale),
                 v,
                 mask,
                 config.head_width**-0.5,
             )
             x = x + layer.attention.out(mixed, salted)
-            kept = None if stored is None else (k, v)
-            return split_batch(layer.feed_forward(x, salted)), kept
+            return split_batch(layer.feed_forward(x, salted))
 
-        pairs = None if cache is None else (cache.keys, cache.values)
-        given = (jnp.arange(config.layers), pairs)
-        x, kept = scan_layers(
-            self.layers, step, embeds.astype(config.dtype), given, remat=config.remat
-        )
-        if cache is not None:
-            cache = dataclasses.replace(cache, keys=kept[0], values=kept[1])
+        x, new, count = embeds.astype(config.dtype), embeds.shape[1], config.layers
+        x, cache = scan_cached(self.layers, step, x, count, cache, new, key, config.remat)
         return self.norm(x), cache
 
     def logits(self, hidden: Float[Array, "... d"]) -> Float[Array, "... v"]:
@@ -215,8 +203,7 @@ class Phi4Text(nnx.Module):
     def new_cache(self, batch: int, length: int) -> Cache:
         """An empty cache; keys are stored before their rotation."""
         c = self.config
-        shape = (c.layers, batch, length, c.kv_heads, c.head_width)
-        return empty_cache(jnp.zeros(shape, c.dtype), jnp.zeros(shape, c.dtype), batch, length)
+        return new_cache(c.layers, batch, length, c.kv_heads, c.head_width, c.dtype)
 
 
 def _linear(inputs: int, outputs: int, config: Phi4TextConfig, rngs: nnx.Rngs) -> Linear:
