@@ -23,7 +23,7 @@ import numpy as np
 from spatial_core.data import bank_manifest, bank_record, making, shards
 from spatial_core.data.bank_manifest import Manifest
 from spatial_core.data.budget import BadRecords
-from spatial_core.data.groups import Groups, GroupSource, SimulatedGroups, first_good, stack_groups
+from spatial_core.data.groups import Groups, GroupSource, SimulatedGroups, first_good
 from spatial_core.data.making import Engine, Made, Shards, ShardWork
 from spatial_core.data.pipeline import CropStream, build_simulator
 from spatial_core.data.seeds import generator
@@ -177,21 +177,30 @@ class BankGroups:
         self._distractor = distractor
         self._bad = bad
         self._names = sorted(manifest.shards)
-        self._readers = [
-            shards.open_shard(folder / name, manifest.shards[name], _AGAIN) for name in self._names
+        self._shards = [
+            shards.map_shard(folder / name, manifest.shards[name], _AGAIN) for name in self._names
         ]
-        self._locks = [threading.Lock() for _ in self._names]
         self._edges = np.cumsum([manifest.shards[name].records for name in self._names])
         self._orders: dict[int, np.ndarray] = {}
         self._order_lock = threading.Lock()
 
     def groups(self, indices: Sequence[int]) -> Groups:
         """Group g is record g of a shuffled bank; a damaged record is replaced by another one."""
-        return stack_groups([self._group(index) for index in indices])
+        sources = 2 if self._distractor else 1
+        rirs = np.zeros((sources, len(indices), self._num_mics, self.taps), np.float32)
+        made = [self._group(index, rirs[:, row : row + 1]) for row, index in enumerate(indices)]
+        return Groups([one.specs[0] for one in made], rirs[0], rirs[1] if sources > 1 else None)
 
-    def _group(self, index: int) -> Groups:
+    def _group(self, index: int, out: np.ndarray) -> Groups:
+        """One group, in out [sources, 1, m, taps]."""
+
+        def read(attempt: int) -> Groups:
+            if attempt:
+                out[:] = 0  # what was filled of a record that is bad
+            return self._read(self._record(index, attempt), out)
+
         return first_good(
-            lambda attempt: self._read(self._record(index, attempt)),
+            read,
             lambda attempt: self._key(self._record(index, attempt)),
             self._bad,
         )
@@ -223,18 +232,14 @@ class BankGroups:
         shard, place = self._locate(record)
         return f"record {place} of {self._names[shard]}"
 
-    def _read(self, record: int) -> Groups:
-        shard, place = self._locate(record)
-        with self._locks[shard]:
-            data = self._readers[shard].read([place])[0]
-        labels, stored = bank_record.decode(data)
-        spec = SceneSpec.from_dict(labels)
-        sources, mics, taps = stored.shape
-        rirs = np.zeros((sources, 1, self._num_mics, self.taps), np.float32)
-        rirs[:, 0, :mics, :taps] = stored
+    def _read(self, number: int, out: np.ndarray) -> Groups:
+        shard, place = self._locate(number)
+        record = bank_record.Record(self._shards[shard].record(place))
+        spec = SceneSpec.from_dict(record.labels)
+        record.fill(out[:, 0])
         if self._distractor:
-            return Groups([spec], rirs[0], rirs[1])
-        return Groups([replace(spec, distractor_source=None)], rirs[0], None)
+            return Groups([spec], out[0], out[1])
+        return Groups([replace(spec, distractor_source=None)], out[0], None)
 
 
 @dataclass(frozen=True, kw_only=True)

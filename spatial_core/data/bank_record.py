@@ -11,13 +11,17 @@ that of float16's 11-bit mantissa (-72 dB re the response's energy).
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import struct
 import zlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+
+from spatial_core.sim.kernels import compiled
 
 VERSION = 1
 _HEADER = struct.Struct("<4sHHIII")
@@ -51,22 +55,97 @@ def encode(labels: dict[str, Any], rirs: np.ndarray) -> bytes:
 
 def decode(data: bytes) -> tuple[dict[str, Any], np.ndarray]:
     """Labels and rirs float32 [s, m, stored taps]; CorruptRecord if damaged."""
-    start = _HEADER.size + _CRC.size
-    if len(data) < start:
-        raise CorruptRecord(f"record of {len(data)} bytes has no header")
-    magic, version, sources, mics, stored, text_bytes = _HEADER.unpack_from(data)
-    if magic != _MAGIC or version != VERSION:
-        raise CorruptRecord(f"record starts with {magic!r} version {version}")
-    size = start + text_bytes + 2 * sources * mics * stored
-    if len(data) != size:
-        raise CorruptRecord(f"record has {len(data)} bytes where its header means {size}")
-    (crc,) = _CRC.unpack_from(data, _HEADER.size)
-    if zlib.crc32(memoryview(data)[start:], zlib.crc32(data[: _HEADER.size])) != crc:
-        raise CorruptRecord("record differs from its checksum")
-    labels = json.loads(data[start : start + text_bytes])
-    halves = np.frombuffer(data, "<f2", offset=start + text_bytes).reshape(sources, mics, stored)
-    scale = [math.ldexp(1.0, exponent - _HEADROOM) for exponent in labels.pop("exponents")]
-    return labels, halves * np.array(scale, np.float32)[:, None, None]
+    record = Record([memoryview(data)])
+    rirs = np.empty(record.shape, np.float32)
+    record.fill(rirs)
+    return record.labels, rirs
+
+
+class Record:
+    """One record in pieces of memory, checked (CorruptRecord if damaged), not yet converted.
+
+    labels: what was written. shape: (sources, microphones, stored taps).
+    """
+
+    def __init__(self, pieces: Sequence[memoryview]) -> None:
+        start, size = _HEADER.size + _CRC.size, sum(len(piece) for piece in pieces)
+        if size < start:
+            raise CorruptRecord(f"record of {size} bytes has no header")
+        head = b"".join(_part(pieces, 0, start))
+        magic, version, sources, mics, stored, text_bytes = _HEADER.unpack_from(head)
+        if magic != _MAGIC or version != VERSION:
+            raise CorruptRecord(f"record starts with {magic!r} version {version}")
+        self.shape = (sources, mics, stored)
+        body = start + text_bytes
+        if size != body + 2 * sources * mics * stored:
+            raise CorruptRecord(
+                f"record has {size} bytes where its header means "
+                f"{body + 2 * sources * mics * stored}"
+            )
+        (expected,) = _CRC.unpack_from(head, _HEADER.size)
+        crc = zlib.crc32(head[: _HEADER.size])
+        for piece in _part(pieces, start, size):
+            crc = zlib.crc32(piece, crc)
+        if crc != expected:
+            raise CorruptRecord("record differs from its checksum")
+        self.labels = json.loads(b"".join(_part(pieces, start, body)))
+        self._exponents = self.labels.pop("exponents")
+        self._body = _part(pieces, body, size)
+
+    def fill(self, out: np.ndarray) -> None:
+        """Writes the responses to the beginning of float32 out [s, m, taps]; of the first s sources only."""
+        _, mics, stored = self.shape
+        steps = np.array([_steps(exponent) for exponent in self._exponents], np.float32)
+        done, odd = 0, b""
+        for piece in self._body:
+            if odd:  # a number that lies in two pieces
+                _widen(np.frombuffer(odd + piece[:1], np.uint8), done, mics, stored, steps, out)
+                done, piece = done + 1, piece[1:]
+            whole = len(piece) // 2 * 2
+            if whole:
+                raw = np.frombuffer(piece[:whole], np.uint8)
+                _widen(raw, done, mics, stored, steps, out)
+            done, odd = done + whole // 2, bytes(piece[whole:])
+
+
+def _part(pieces: Sequence[memoryview], begin: int, end: int) -> list[memoryview]:
+    """Bytes begin..end - 1 of the pieces, as pieces."""
+    chosen, at = [], 0
+    for piece in pieces:
+        part = piece[max(begin - at, 0) : max(end - at, 0)]
+        if len(part):
+            chosen.append(part)
+        at += len(piece)
+    return chosen
+
+
+@functools.lru_cache(maxsize=256)
+def _steps(exponent: int) -> np.ndarray:
+    """What the last bit of a float16 is worth, [64] by its sign and exponent, times the record's scale."""
+    sizes = np.maximum(np.arange(32), 1) - 25.0 + exponent - _HEADROOM
+    sizes[31] = np.inf  # so are such numbers; none is written
+    return np.concatenate([2.0**sizes, -(2.0**sizes)])
+
+
+@compiled()
+def _widen(raw, first, mics, stored, steps, out):  # type: ignore[no-untyped-def]
+    """float16 numbers as bytes [2 n], of which the first is number `first` of a record, into out [s, m, taps].
+
+    steps [s, 64]: see `_steps`. The products are exact.
+    """
+    row, tap, n, count = first // stored, first % stored, 0, raw.shape[0] // 2
+    while n < count and row < out.shape[0] * mics:
+        target, worth = out[row // mics, row % mics], steps[row // mics]
+        run = min(stored - tap, count - n)
+        for k in range(run):
+            place = np.uint64(2 * (n + k))
+            bits = np.uint32(raw[place]) | (np.uint32(raw[place + np.uint64(1)]) << np.uint32(8))
+            size = bits >> np.uint32(10)
+            mantissa = bits & np.uint32(1023)
+            if size & np.uint32(31):
+                mantissa |= np.uint32(1024)
+            target[tap + k] = np.float32(np.int32(mantissa)) * worth[size]
+        n, tap, row = n + run, 0, row + 1
 
 
 def _exponent(rirs: np.ndarray) -> int:

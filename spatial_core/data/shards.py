@@ -18,6 +18,7 @@ from typing import Any
 
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
+from spatial_core.data.mapped import MappedShard
 from spatial_core.errors import InputError
 from spatial_core.io import places
 
@@ -115,6 +116,19 @@ def open_shard(path: Path, shard: Shard, again: str) -> ArrayRecordReader:
             f"written): {again}"
         )
     return reader
+
+
+def map_shard(path: Path, shard: Shard, again: str) -> MappedShard:
+    """A finished file mapped into memory; InputError as `open_shard`."""
+    if not path.is_file():
+        raise InputError(f"{path} is missing: {again}")
+    try:
+        mapped = MappedShard(path)
+        if len(mapped) != shard.records:
+            raise ValueError(f"{len(mapped)} records where {shard.records} were written")
+    except (ValueError, OSError) as error:
+        raise InputError(f"{path} is damaged ({error}): {again}") from error
+    return mapped
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
