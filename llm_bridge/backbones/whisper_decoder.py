@@ -267,7 +267,17 @@ def trusted(spoken: Spoken, decode: Callable[[tuple[int, ...]], str]) -> int:
     if spoken.no_speech > SILENCE and unsure:
         return 0
     if not spoken.stopped or _compression(decode(ids)) > REPETITIVE:
-        return _before_loop(ids)
+        kept = _before_loop(ids)
+    else:
+        kept = _before_echo(spoken)
+    # The round that is kept ends with its own mark.
+    closed = kept < len(ids) and not any(map(str.isalnum, decode((ids[kept],))))
+    return kept + closed
+
+
+def _before_echo(spoken: Spoken) -> int:
+    """Tokens up to the end of what is said again in no time."""
+    ids = spoken.ids
     for end in range(SHORTEST_ECHO, len(ids)):
         for period in range(SHORTEST_ECHO, min(end, len(ids) - end) + 1):
             first, last = end - period, end + period

@@ -174,6 +174,9 @@ def test_a_sentence_said_twice_is_kept_if_there_was_time_for_it():
     twice = [1, *[5, 6, 7, 8, 9] * 2]
     assert wd.trusted(spoken(twice, pace=0.05), str) == 6
     assert wd.trusted(spoken(twice, pace=0.25), str) == 11
+    # The mark in front of a round is the mark behind the one before.
+    marked = [2, *[2, 5, 6, 7, 8] * 2, 2]
+    assert wd.trusted(spoken(marked, pace=0.05), lambda ids: "." if ids == (2,) else "a") == 7
 
 
 def test_words_begin_at_spaces_and_carry_their_punctuation():
@@ -247,6 +250,7 @@ def test_words_and_times_are_those_of_faster_whisper(monkeypatch):
 
 
 @INSTALLED
+@pytest.mark.slow
 def test_an_echo_behind_a_late_sentence_and_text_in_silence_are_left_out(monkeypatch):
     monkeypatch.syspath_prepend(str(GOLDEN))
     listen, decode = ww.whisper_listener(10.0), ww.whisper_tokenizer().decode
