@@ -104,7 +104,7 @@ def greedy(params: dict[str, Array], heard: Float[Array, "f 384"], limit: int) -
     first = allowed.copy()
     first[list(SUPPRESSED_FIRST)] = False
 
-    def feed(state: dict[str, Array], token: Array | int) -> dict[str, Array]:
+    def feed(state: dict[str, Array], token: Array) -> dict[str, Array]:
         """`state` with one more token read."""
         at = state["count"]
         x = params["embeddings/weight"][token] + params["position_encodings/encodings"][at]
@@ -136,12 +136,19 @@ def greedy(params: dict[str, Array], heard: Float[Array, "f 384"], limit: int) -
         }
 
     def step(state: dict[str, Array]) -> dict[str, Array]:
+        at = state["count"]
         logits = params["embeddings/weight"] @ state["hidden"]
-        may = jnp.where(state["count"] == 2, first, allowed)
-        logits = jnp.where(may, logits, -jnp.inf)
+        none = jnp.where(at == 1, jax.nn.softmax(logits)[NO_SPEECH], state["no_speech"])
+        logits = jnp.where(jnp.where(at == 2, first, allowed), logits, -jnp.inf)
         best = jnp.argmax(logits)
-        gained = logits[best] - jax.nn.logsumexp(logits)
-        return feed({**state, "log_prob": state["log_prob"] + gained}, best)
+        gained = jnp.where(at < 2, 0.0, logits[best] - jax.nn.logsumexp(logits))
+        given = jnp.where(at == 0, START, NO_TIMESTAMPS)
+        state = {**state, "no_speech": none, "log_prob": state["log_prob"] + gained}
+        return feed(state, jnp.where(at < 2, given, best))
+
+    def unfinished(state: dict[str, Array]) -> Array:
+        at = state["count"]
+        return (at < 3) | ((state["ids"][at - 1] != END) & (at < size))
 
     state = {
         "ids": jnp.full(size, END),
@@ -151,18 +158,11 @@ def greedy(params: dict[str, Array], heard: Float[Array, "f 384"], limit: int) -
         "values": jnp.zeros((LAYERS, HEADS, size, WIDTH // HEADS)),
         "count": jnp.zeros((), jnp.int32),
         "log_prob": jnp.zeros(()),
+        "no_speech": jnp.zeros(()),
     }
-    state = feed(state, START)
-    none = jax.nn.softmax(params["embeddings/weight"] @ state["hidden"])[NO_SPEECH]
-    state = feed(state, NO_TIMESTAMPS)
-
-    def unfinished(state: dict[str, Array]) -> Array:
-        started, ended = state["count"] == 2, state["ids"][state["count"] - 1] == END
-        return (started | ~ended) & (state["count"] < size)
-
+    # The two markers go through the same loop: its body is compiled once.
     state = jax.lax.while_loop(unfinished, step, state)
-    wanted = ("ids", "count", "scores", "log_prob")
-    return {**{name: state[name] for name in wanted}, "no_speech": none}
+    return {name: state[name] for name in ("ids", "count", "scores", "log_prob", "no_speech")}
 
 
 def _split(x: Array, parts: int) -> Array:
