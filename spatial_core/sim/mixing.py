@@ -19,16 +19,17 @@ def sounding(rirs):  # type: ignore[no-untyped-def]
     """Samples up to the last that is not zero in any of these responses [m, n], at least 1."""
     longest = 1
     for m in range(rirs.shape[0]):
-        row = rirs[m]
+        row, bits = rirs[m], rirs[m].view(np.int32)
         end = row.shape[0]
         while end > longest:  # whole stretches of silence first: they are vector instructions
-            start, loud = max(end - _STRETCH, longest), False
+            start, loud = max(end - _STRETCH, longest), np.int32(0)
             for t in range(start, end):
-                loud |= row[t] != 0
-            if loud:
-                while row[end - 1] == 0:
+                loud |= bits[t]
+            if loud != 0:
+                while end > start and row[end - 1] == 0:
                     end -= 1
-                longest = end
+                longest = max(longest, end)
+                break
             end = start
     return longest
 

@@ -79,10 +79,18 @@ def check_inputs(
                 f"{np.max(late, initial=0):g} samples: give one of 0 to {MAX_DELAY} for each "
                 f"microphone, {mask.shape}"
             )
-    for room, source, points, valid in zip(rooms, sources, mics, mask):
+    # All at once, which is cheap; one by one only to say which is at fault.
+    sides = np.reshape([room.dimensions for room in rooms], (-1, 3))
+    sources, mics, mask = np.asarray(sources), np.asarray(mics), np.asarray(mask)
+    fine = np.all((sources > 0) & (sources < sides), axis=1)
+    fine &= np.all(np.all((mics > 0) & (mics < sides[:, None]), axis=2) | ~mask, axis=1)
+    squares = np.square(mics - sources[:, None]).sum(axis=2)
+    fine &= np.all((squares > 2e-6) | ~mask, axis=1)
+    for row in np.flatnonzero(~fine).tolist():
+        room, source, points = rooms[row], sources[row], mics[row, mask[row]]
         room.require_inside(source, "the source")
-        room.require_inside(points[valid], "a microphone")
-        if np.min(np.linalg.norm(points[valid] - source, axis=1)) < 1e-3:
+        room.require_inside(points, "a microphone")
+        if np.min(np.linalg.norm(points - source, axis=1)) < 1e-3:
             raise InputError(
                 f"the source at {np.asarray(source).tolist()} m is less than 1 mm from a microphone"
             )
