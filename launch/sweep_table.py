@@ -109,7 +109,11 @@ def results(run: Path) -> dict[str, float]:
                 record = json.loads(line)
             except ValueError:  # the line that was being written
                 continue
-            values |= {n: float(v) for n, v in record.items() if n not in _HIDDEN}
+            values |= {
+                name: float(value)
+                for name, value in record.items()
+                if name not in _HIDDEN and not name.startswith("goodput/")
+            }
     best = run / "checkpoints" / "best.json"
     if best.exists():
         record = json.loads(best.read_text())

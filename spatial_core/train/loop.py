@@ -271,10 +271,12 @@ class _Run:
 
     def _validate(self, step: int) -> None:
         params = eval_params(self.state)
-        reports = []
+        launched, reports = [], []
         for index, batch in enumerate(self._validation_batches()):
             with self._running("evaluate", batch, f"validation batch {index} of step {step}"):
-                report = self.program.evaluate(params, self.frozen, batch)
+                launched.append(self.program.evaluate(params, self.frozen, batch))
+        for index, report in enumerate(launched):
+            with self.activity.doing("evaluation", f"validation batch {index} of step {step}"):
                 reports.append(jax.device_get(report))
         values = {name: finite_mean([float(r[name]) for r in reports]) for name in reports[0]}
         named = {f"validation/{name}": value for name, value in values.items()}
