@@ -31,6 +31,7 @@ SMALL = (
     "train/SceneStream.batch_size = 8",
     "ARRAY = 'tetrahedron'",
     "OptimizerConfig.clip_norm = 0.5",
+    "PlusConfig.blocks = 1",
 )
 
 
