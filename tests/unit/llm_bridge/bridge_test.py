@@ -20,6 +20,7 @@ from llm_bridge.task import BridgeTask
 from spatial_core.errors import InputError
 from spatial_core.train.task import merge_params
 from tests.unit.llm_bridge.made_up import made_up_clips
+from tests.unit.programs import quick
 
 BACKBONE = TinyBackbone(layers=2, width=48, heads=2, kv_heads=1, hidden=64)
 TASK = BridgeTask(BACKBONE, lora=None, soft=8, length=96, answer_length=64)
@@ -29,6 +30,20 @@ SHAPES = dict(soft=8, length=96, answer_length=64)
 @pytest.fixture(scope="module")
 def params():
     return jax.jit(TASK.init)(jax.random.key(0))
+
+
+@quick
+def loss_of(params, batch):
+    return TASK.loss(params, batch, jax.random.key(0), False)
+
+
+@quick
+def scores_of(params, batch):
+    """Log-probabilities of the id behind each position of whole rows, without a cache."""
+    bridge = TASK.bind(params)
+    embeds = bridge.embed(batch["ids"], batch["tokens"], batch["audio"])
+    hidden, _ = bridge.model(embeds, batch["ids"], batch["positions"], batch["valid"])
+    return jax.nn.log_softmax(bridge.model.logits(hidden), axis=-1)
 
 
 def _stream(**changes) -> QuestionStream:
@@ -69,11 +84,8 @@ def test_impossible_clips_are_refused():
 def test_the_loss_is_that_of_the_answers_ids_alone(params):
     """Against the whole row's log-probabilities, picked by hand."""
     batch = _stream().batch(0)
-    loss, metrics = TASK.loss(params, batch, jax.random.key(0), False)
-    bridge = TASK.bind(params)
-    embeds = bridge.embed(batch["ids"], batch["tokens"], batch["audio"])
-    hidden, _ = bridge.model(embeds, batch["ids"], batch["positions"], batch["valid"])
-    scores = jax.nn.log_softmax(bridge.model.logits(hidden), axis=-1)
+    loss, metrics = loss_of(params, batch)
+    scores = np.asarray(scores_of(params, batch))
     means = []
     for row in range(8):
         answer = [
@@ -93,16 +105,14 @@ def test_what_is_behind_the_answer_and_in_padding_changes_nothing(params):
     for name in ("tokens", "audio"):
         changed[name] = batch[name].copy()
         changed[name][:, 8:] = 5.0
-    first = TASK.loss(params, batch, jax.random.key(0), False)[0]
-    np.testing.assert_allclose(
-        TASK.loss(params, changed, jax.random.key(0), False)[0], first, rtol=1e-6
-    )
+    first, other = loss_of(params, batch)[0], loss_of(params, changed)[0]
+    np.testing.assert_allclose(other, first, rtol=1e-6)
 
 
 def test_soft_tokens_reach_the_answer(params):
     batch = _stream().batch(0)
-    gradient = jax.grad(lambda t: TASK.loss(params, {**batch, "tokens": t}, None, False)[0])(
-        jnp.asarray(batch["tokens"])
+    gradient = quick(jax.grad(lambda t: TASK.loss(params, {**batch, "tokens": t}, None, False)[0]))(
+        batch["tokens"]
     )
     assert float(jnp.abs(gradient).sum(axis=(1, 2)).min()) > 0
 
@@ -136,7 +146,9 @@ def test_stages_ask_their_own_tasks():
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("stages", [(), ((0, 1, 0, 0, 0),), ((5, 0, 0, 0, 0),), ((5, 1, 1),)])
+@pytest.mark.parametrize(
+    "stages", [(), ((0, 1, 0, 0, 0),), ((5, 0, 0, 0, 0),), ((5,),), ((5, *[1] * 6),)]
+)
 def test_impossible_stages_are_refused(stages):
     with pytest.raises(InputError, match="stage"):
         _stream(stages=stages)
@@ -160,15 +172,18 @@ def test_greedy_answers_equal_those_of_the_model_without_a_cache(params):
     asked = _asked(3)
     generator = Generator(TASK, max_new=10, batch_size=4)
     chunks = np.concatenate(list(generator._chunks([*asked, asked[0]], params)), axis=1)
-    bridge = TASK.bind(params)
     for row, one in enumerate(asked):
         ids = list(one.row.prompt)
         for expected in chunks[row]:
-            array = np.asarray([ids])
-            positions = np.arange(len(ids))[None]
-            embeds = bridge.embed(array, one.tokens[None].astype(np.float32), one.audio[None])
-            hidden, _ = bridge.model(embeds, array, positions, np.ones_like(array, bool))
-            best = int(jnp.argmax(bridge.model.logits(hidden[:, -1])[0]))
+            # Of one length, for one program; what is not valid is not seen.
+            array = np.pad([ids], ((0, 0), (0, 96 - len(ids))))
+            positions = np.arange(96)[None]
+            heard = {
+                name: np.pad(part.astype(np.float32), ((0, 8 - len(part)), (0, 0)))[None]
+                for name, part in (("tokens", one.tokens), ("audio", one.audio))
+            }
+            batch = {"ids": array, "positions": positions, "valid": positions < len(ids), **heard}
+            best = int(np.argmax(scores_of(params, batch)[0, len(ids) - 1]))
             assert best == expected
             if best in BACKBONE.ids.stop:
                 break

@@ -25,6 +25,7 @@ from spatial_core.nn.functional import Functional
 from spatial_core.train.partition import path_name
 from spatial_core.train.task import merge_params
 from tests.golden.make_gemma3n_text import numbers
+from tests.unit.programs import quick
 
 SMALL = small_text(layers=10, sparse_layers=2)
 # Of one kind of layer only, which compiles in a third of the time.
@@ -32,8 +33,6 @@ DENSE = small_text(layers=5, sparse_layers=0, shared_layers=0)
 LORA = LoraConfig(rank=2, alpha=4, dropout=0.3)
 IDS = jnp.array([[5, 17, 250, 260, 290, -1, -2, 9, 0, 0], [3, 250, 11, 12, 13, 14, 15, 16, 17, 18]])
 VALID = jnp.arange(10)[None] < jnp.array([[8], [10]])
-# Compile faster, run slower.
-quick = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def adapted(config: Gemma3nTextConfig) -> Functional:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,11 +19,10 @@ from llm_bridge.lora import LoraConfig, attach
 from spatial_core.nn.functional import Functional
 from spatial_core.train.partition import path_name
 from tests.golden import make_gemma3n_text as golden
+from tests.unit.programs import quick
 
 # float32 sums of some hundred terms in another order, through 15 layers: logits are of order 1.
 LOGITS = 1e-4
-# Compile faster, run slower.
-QUICK = {"xla_backend_optimization_level": 0}
 
 
 @pytest.fixture(scope="module", params=["golden", pytest.param("live", marks=pytest.mark.slow)])
@@ -73,8 +71,8 @@ class Model:
         self.config = config
         self.bound = Functional(lambda rngs: Gemma3nText(config, rngs))
         self.params = drawn(config)
-        self._logits = jax.jit(self._forward, compiler_options=QUICK)
-        self.greedy = jax.jit(self._greedy, compiler_options=QUICK)
+        self._logits = quick(self._forward)
+        self.greedy = quick(self._greedy)
 
         self.embed = jax.jit(lambda params, ids: self.bound.bind(params).embed(ids))
 
@@ -219,7 +217,7 @@ def test_adapters_are_those_of_peft(
     params = merged(model.params, nested(flat))
     ids = golden.text_ids()
 
-    @functools.partial(jax.jit, compiler_options=QUICK)
+    @quick
     def logits(params: Any) -> Any:
         module = bound.bind(params)
         valid = jnp.ones(ids.shape, bool)

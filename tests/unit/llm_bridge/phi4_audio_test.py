@@ -38,9 +38,8 @@ from tests.unit.llm_bridge.phi4_drawn import (
     text_params,
     with_spatial,
 )
+from tests.unit.programs import quick
 
-# Compile faster, run slower.
-quick = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 # Float32 sums in another order.
 TOLERANCE = {"atol": 1e-4, "rtol": 1e-4}
 

@@ -20,9 +20,8 @@ from llm_bridge.backbones.weight_files import leaves_of
 from spatial_core.errors import InputError
 from tests.golden.make_phi4 import EDGE, LAST, MODELS, NEW, PROMPT, padded, text_ids
 from tests.unit.llm_bridge.phi4_drawn import golden, greedy, positions_of, text_model, text_params
+from tests.unit.programs import quick
 
-# Compile faster, run slower.
-quick = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 # Float32 sums in another order.
 TOLERANCE = {"atol": 1e-4, "rtol": 1e-4}
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import jax
 import numpy as np
@@ -15,6 +16,7 @@ from phasecoder.plus import PlusConfig
 from phasecoder.relative import RelativeConfig
 from phasecoder.task import PhaseCoderTask
 from spatial_core.errors import InputError
+from tests.unit.programs import quick
 
 PAPER = PaperConfig(width=32, heads=2, head_width=16, hidden=32, blocks=2)
 PLUS = PlusConfig(width=32, heads=2, head_width=16, hidden=32, blocks=1)
@@ -36,17 +38,22 @@ def labelled_batch(size: int = 8) -> dict[str, np.ndarray]:
     }
 
 
+@functools.cache
+def params_of(model):
+    """Drawn by operations of their own, which compile once for each shape: one program takes longer."""
+    return PhaseCoderTask(model).init(jax.random.key(0))
+
+
 @pytest.mark.parametrize(
     ("model", "targets"), [(PAPER, "paper"), (PLUS, "soft"), (RELATIVE, "soft")]
 )
 def test_a_few_steps_on_one_batch_lower_its_loss(model, targets: str):
     task = PhaseCoderTask(model, targets=targets)
-    batch = labelled_batch()
-    params = task.init(jax.random.key(0))
+    batch, params = labelled_batch(), params_of(model)
     optimizer = optax.adam(3e-3)
     state = optimizer.init(params)
 
-    @jax.jit
+    @quick
     def step(params, state):
         grad = jax.value_and_grad(task.loss, has_aux=True)
         (loss, _), grads = grad(params, batch, jax.random.key(1), False)
@@ -64,10 +71,13 @@ def test_a_few_steps_on_one_batch_lower_its_loss(model, targets: str):
 def test_one_hot_targets_start_at_the_entropy_of_guessing():
     """Weights 1, 1 and 0.5 on uniform answers: log 38 + log 18 + log 13 / 2 (section 3.2)."""
     task = PhaseCoderTask(PAPER, targets="paper")
-    params = task.init(jax.random.key(0))
-    for head in ("azimuth", "elevation", "distance"):
-        params["heads"][head] = jax.tree.map(lambda x: 0 * x, params["heads"][head])
-    loss, _ = task.loss(params, labelled_batch(), jax.random.key(0), False)
+    params = params_of(PAPER)
+    silent = {
+        head: jax.tree.map(np.zeros_like, params["heads"][head])
+        for head in ("azimuth", "elevation", "distance")
+    }
+    params = {**params, "heads": {**params["heads"], **silent}}
+    loss, _ = quick(task.loss, static_argnums=3)(params, labelled_batch(), jax.random.key(0), False)
     assert float(loss) == pytest.approx(np.log(38) + np.log(18) + 0.5 * np.log(13), rel=1e-5)
 
 
@@ -76,12 +86,11 @@ def test_bfloat16_computes_close_to_float32_and_keeps_float32_weights(model):
     batch = labelled_batch()
     exact = PhaseCoderTask(model)
     half = PhaseCoderTask(dataclasses.replace(model, dtype="bfloat16"))
-    params = half.init(jax.random.key(0))
-    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {np.dtype("float32")}
-    (loss, _), grads = jax.value_and_grad(half.loss, has_aux=True)(
-        params, batch, jax.random.key(0), False
-    )
-    reference, _ = exact.loss(params, batch, jax.random.key(0), False)
+    shapes = jax.eval_shape(half.init, jax.random.key(0))
+    assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {np.dtype("float32")}
+    given = (params_of(model), batch, jax.random.key(0), False)
+    (loss, _), grads = quick(jax.value_and_grad(half.loss, has_aux=True), static_argnums=3)(*given)
+    reference, _ = quick(exact.loss, static_argnums=3)(*given)
     # bfloat16 keeps 8 bits: 0.4% a rounding, a few of them in a row.
     assert float(loss) == pytest.approx(float(reference), rel=0.02)
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(grads))
@@ -91,16 +100,18 @@ def test_clips_with_unknown_direct_sound_teach_the_mask_nothing():
     task = PhaseCoderTask(PLUS)
     batch = labelled_batch()
     unknown = {**batch, "direct": np.zeros_like(batch["direct"])}
-    params = task.init(jax.random.key(0))
+    params = params_of(PLUS)
 
+    @quick
+    @jax.value_and_grad
     def mask_loss(params, batch):
         return task.loss(params, batch, jax.random.key(0), False)[1]["loss_mask"]
 
     # The first clip has no speech: that its direct sound is zero is known.
-    grads = jax.grad(mask_loss)(params, {k: v[1:] for k, v in unknown.items()})
+    _, grads = mask_loss(params, {**unknown, "speech": np.ones(8, bool)})
     assert not any(np.any(g) for g in jax.tree.leaves(grads["mask"]))
-    assert float(mask_loss(params, {k: v[:1] for k, v in unknown.items()})) > 0
-    assert float(mask_loss(params, batch)) > 0
+    assert mask_loss(params, {**unknown, "speech": np.arange(8) > 0})[0] > 0
+    assert mask_loss(params, batch)[0] > 0
 
 
 @pytest.mark.parametrize("width", [-4, 2])
