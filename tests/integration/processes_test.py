@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import signal
 import time
@@ -133,14 +134,14 @@ def test_a_process_that_stands_still_is_named_and_both_end(tmp_path):
 
 @pytest.mark.slow
 def test_an_error_of_one_process_ends_both(tmp_path):
-    """The folder cannot be the run's: process 0 alone sees it, process 1 would wait for it."""
+    """Another run holds the folder: only process 0 asks for that, process 1 would wait for it."""
     workdir = tmp_path / "run"
     workdir.mkdir()
-    (workdir / "config.json").write_text('{"seed": 5}')
-    runs = toy_launch.start_two(workdir, *SPLIT)
-    codes = _codes(runs)
-    assert codes[0] == 2 and codes[1] in (2, 76, -signal.SIGABRT)
-    assert "holds a different experiment" in toy_launch.log(workdir, 0).read_text()
+    with (workdir / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        codes = _codes(toy_launch.start_two(workdir, *SPLIT))
+    assert codes[0] == 2 and codes[1] in (76, -signal.SIGABRT)
+    assert "another process is training in" in toy_launch.log(workdir, 0).read_text()
 
 
 @pytest.mark.slow
@@ -162,11 +163,11 @@ def test_a_run_moves_from_eight_to_four_to_one_device(tmp_path):
 
 EXPORT = (
     "--gin_file=experiments/export_tokens.gin",
-    "--gin.train/ConversationSource.count=5",
+    "--gin.train/ConversationSource.count=3",
     "--gin.validation/ConversationSource.count=2",
     "--gin.test/ConversationSource.count=1",
     "--gin.ExportConfig.shard_size=1",
-    "--gin.ConversationConfig.max_seconds=3.0",
+    "--gin.ConversationConfig.max_seconds=6.0",
 )
 
 
