@@ -2,7 +2,8 @@
 """Batches of questions about exported clips: a pure function of the seed and the step.
 
 A curriculum is a list of stages, each with its own mixture of tasks (appendix C, table 4). A stage
-asks its questions in a shuffled order; when all are asked, new ones are drawn about the same clips.
+asks its questions in a shuffled order; when all are asked, new ones are drawn about the same clips, and
+about conversations that are spliced from them if wanted.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from llm_bridge import splice
 from llm_bridge.adapters import token_metadata
 from llm_bridge.layout import MAX_SOFT, make_row, pad_answers, pad_rows, pad_soft
 from llm_bridge.protocol import Backbone
@@ -27,7 +29,7 @@ from llm_bridge.tokens.audio_cache import AudioCache
 from llm_bridge.tokens.record import Talker
 from llm_bridge.tokens.token_set import TokenSet
 from spatial_core.data.prefetch import iterate_steps
-from spatial_core.data.records import SAMPLE_RATE
+from spatial_core.data.records import HOP, SAMPLE_RATE
 from spatial_core.errors import InputError
 
 # (steps, questions of task 1, 2, 3, 4) of each stage, as in table 4.
@@ -81,6 +83,7 @@ class QuestionStream:
       style: of the system prompts, "full" or "brief".
       book: JSON file of question wordings; None for those that ship.
       source: mono audio that is heard, "audio" (dry) or "mixed".
+      spliced: conversations made anew of two others for every pass, as a share of the clips.
       soft, length, answer_length: shapes of a batch, as in `BridgeTask`.
     """
 
@@ -93,12 +96,13 @@ class QuestionStream:
     style: str = "full"
     book: str | None = None
     source: str = "audio"
+    spliced: float = 0.0
     soft: int = MAX_SOFT
     length: int = 1024
     answer_length: int = 160
     threads: int = 2
     _open: list[Clips] = field(init=False, repr=False, compare=False, default_factory=list)
-    _passes: dict[tuple[int, int], list[tuple[int, Question]]] = field(
+    _passes: dict[tuple[int, int], tuple[NDArray[np.int64], list[tuple[int, Question]]]] = field(
         init=False, repr=False, compare=False, default_factory=dict
     )
     _lock: threading.RLock = field(
@@ -106,6 +110,10 @@ class QuestionStream:
     )
 
     def __post_init__(self) -> None:
+        if not 0.0 <= self.spliced <= 10.0:
+            raise InputError(
+                f"QuestionStream.spliced is {self.spliced}: a share of 0 to 10 of the clips"
+            )
         if not self.stages:
             raise InputError("QuestionStream.stages is empty: give at least one stage")
         for stage in self.stages:
@@ -154,18 +162,40 @@ class QuestionStream:
     def sounds(self, step: int, rows: Sequence[int]) -> list[tuple[np.ndarray, int]]:
         """The mono audio behind some rows of a step: [1, t] at 16 kHz."""
         records = TokenSet(Path(self.tokens) / self.split, verify=False)
-        asked = self.asked(step)
-        heard = [records[asked[row][0]] for row in rows]
         key = "mixed" if self.source == "mixed" else "audio"
-        return [(getattr(record, key)[None], SAMPLE_RATE) for record in heard]
+        asked, sounds = self.asked(step), []
+        for i, j in (asked[row][0] for row in rows):
+            sound = getattr(records[i], key)
+            if i != j:
+                ends = splice.middle(records[i].talkers), splice.middle(records[j].talkers)
+                later = getattr(records[j], key)[ends[1] * HOP :]
+                sound = np.concatenate([sound[: ends[0] * HOP], later])[: self.soft * HOP]
+            sounds.append((sound[None], SAMPLE_RATE))
+        return sounds
 
-    def asked(self, step: int) -> list[tuple[int, Question]]:
-        """(clip, question) of each row of the global batch of a step."""
+    def asked(self, step: int) -> list[tuple[tuple[int, int], Question]]:
+        """((clip, clip), question) of each row of the global batch of a step.
+
+        The clip of the first talker and that of the second, which differ in a spliced conversation.
+        """
         stage, since = self._stage(step)
         first = since * self.batch_size
         size = sum(self.stages[stage][1:])
-        indices = range(first, first + self.batch_size)
-        return [self._pass(stage, index // size)[index % size] for index in indices]
+        rows = []
+        for index in range(first, first + self.batch_size):
+            pairs, questions = self._pass(stage, index // size)
+            clip, question = questions[index % size]
+            pair = (
+                (clip, clip)
+                if clip < self._count
+                else (int(pairs[clip - self._count, 0]), int(pairs[clip - self._count, 1]))
+            )
+            rows.append((pair, question))
+        return rows
+
+    @property
+    def _count(self) -> int:
+        return len(self.clips.tokens)
 
     def _stage(self, step: int) -> tuple[int, int]:
         """Stage of a step, and the steps since it began."""
@@ -175,18 +205,28 @@ class QuestionStream:
             step -= steps
         return len(self.stages) - 1, step
 
-    def _pass(self, stage: int, number: int) -> list[tuple[int, Question]]:
-        """All questions of one pass of a stage, in the order in which they are asked."""
+    def _pass(
+        self, stage: int, number: int
+    ) -> tuple[NDArray[np.int64], list[tuple[int, Question]]]:
+        """Spliced pairs of one pass of a stage, and its questions in the order in which they are asked.
+
+        Clips from the number of exported ones on are the pairs.
+        """
         with self._lock:
             if (stage, number) not in self._passes:
                 rng = np.random.default_rng([self.seed, stage, number])
                 counts = {task: n for task, n in enumerate(self.stages[stage][1:], 1) if n}
                 seed = int(rng.integers(2**31))
-                plan = plan_questions(self.clips.talkers, counts, seed, self._book)
+                talkers = self.clips.talkers
+                fresh = np.random.default_rng([self.seed, stage, number, 1])
+                pairs = splice.pairs(talkers, round(self.spliced * len(talkers)), fresh)
+                new = [splice.talkers_of(talkers[i], talkers[j]) for i, j in pairs]
+                plan = plan_questions([*talkers, *new], counts, seed, self._book)
                 # Threads are at most one pass behind each other.
                 for old in [key for key in self._passes if key < (stage, number - 1)]:
                     del self._passes[old]
-                self._passes[stage, number] = [plan[i] for i in rng.permutation(len(plan))]
+                questions = [plan[i] for i in rng.permutation(len(plan))]
+                self._passes[stage, number] = pairs, questions
             return self._passes[stage, number]
 
     def batch(self, step: int, host: int = 0, hosts: int = 1) -> dict[str, np.ndarray]:
@@ -195,9 +235,22 @@ class QuestionStream:
             raise InputError(f"host {host} of {hosts} for a batch of {self.batch_size}")
         share = self.batch_size // hosts
         rows = self.asked(step)[host * share : (host + 1) * share]
+        clips = self._heard([pair for pair, _ in rows])
+        asked = list(enumerate(question for _, question in rows))
         return question_batch(
-            self.backbone, self.clips, rows, self.soft, self.length, self.answer_length
+            self.backbone, clips, asked, self.soft, self.length, self.answer_length
         )
+
+    def _heard(self, pairs: Sequence[tuple[int, int]]) -> Clips:
+        """The clips, spliced where the two of a pair differ."""
+        clips, heard = self.clips, []
+        for i, j in pairs:
+            first, second = ((clips.tokens[n], clips.audio[n]) for n in (i, j))
+            if i != j:
+                about = clips.talkers[i], clips.talkers[j]
+                first = splice.joined(first, second, *about, self.soft)
+            heard.append(first)
+        return Clips(tuple(t for t, _ in heard), [a for _, a in heard], ())
 
     def iterate(
         self, start_step: int = 0, host: int = 0, hosts: int = 1
