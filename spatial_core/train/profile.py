@@ -32,7 +32,10 @@ class ProfileWindow:
         """Starts recording, if this step is about to run and is in the window."""
         if step in self._steps and self._outbox is None:
             self._outbox = places.Outbox(self._folder)
-            jax.profiler.start_trace(str(self._outbox.folder))
+            options = jax.profiler.ProfileOptions()
+            # The tracer of Python calls crashes beside the threads of a data stream (jax 0.10, Python 3.11).
+            options.python_tracer_level = 0
+            jax.profiler.start_trace(str(self._outbox.folder), profiler_options=options)
 
     def marked(self, step: int) -> AbstractContextManager[None]:
         """The context of a step, which the record then shows by its number."""
