@@ -2,7 +2,8 @@
 """New conversations out of exported ones: the first talker of one, then the second of another.
 
 A spatial token knows nothing but its own window, so conversations may be cut between their talkers and
-joined anew. From n clips with two talkers come n x n pairs of places. Without them a model learns its
+joined anew. (A mono encoder that attends to its whole clip, as Whisper does, still tells of the rest of
+the clip that it heard.) From n clips with two talkers come n x n pairs of places. Without them a model learns its
 few thousand pairs by heart instead of how two places compare.
 """
 
@@ -26,14 +27,16 @@ Heard = tuple[
 
 
 def pairs(
-    talkers: Sequence[Sequence[Talker]], count: int, rng: np.random.Generator
+    talkers: Sequence[Sequence[Talker]], count: int, rng: np.random.Generator, longest: int
 ) -> NDArray[np.int64]:
-    """(clip of the first talker, clip of the second) of `count` new conversations, [count, 2].
+    """(clip of the first talker, clip of the second) of up to `count` new conversations, [n, 2].
 
-    Drawn from the clips with two talkers; [0, 2] if there is none.
+    Drawn from the clips with two talkers; those that would last longer than `longest` tokens are left out.
     """
     usable = np.flatnonzero([len(each) == TALKERS for each in talkers])
-    return rng.choice(usable, (count if len(usable) else 0, 2))
+    drawn = rng.choice(usable, (count if len(usable) else 0, 2))
+    ends = [talkers_of(talkers[i], talkers[j])[1].end for i, j in drawn]
+    return drawn[np.asarray(ends) <= longest * SECONDS] if ends else drawn
 
 
 def middle(talkers: Sequence[Talker]) -> int:

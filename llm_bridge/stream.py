@@ -219,7 +219,7 @@ class QuestionStream:
                 seed = int(rng.integers(2**31))
                 talkers = self.clips.talkers
                 fresh = np.random.default_rng([self.seed, stage, number, 1])
-                pairs = splice.pairs(talkers, round(self.spliced * len(talkers)), fresh)
+                pairs = splice.pairs(talkers, round(self.spliced * len(talkers)), fresh, self.soft)
                 new = [splice.talkers_of(talkers[i], talkers[j]) for i, j in pairs]
                 plan = plan_questions([*talkers, *new], counts, seed, self._book)
                 # Threads are at most one pass behind each other.

@@ -77,6 +77,8 @@ class Record:
             raise CorruptRecord(f"record starts with {magic!r} version {version}")
         self.shape = (sources, mics, stored)
         body = start + text_bytes
+        if min(self.shape) < 1:
+            raise CorruptRecord(f"record of {sources} sources, {mics} microphones, {stored} taps")
         if size != body + 2 * sources * mics * stored:
             raise CorruptRecord(
                 f"record has {size} bytes where its header means "
@@ -90,11 +92,21 @@ class Record:
             raise CorruptRecord("record differs from its checksum")
         self.labels = json.loads(b"".join(_part(pieces, start, body)))
         self._exponents = self.labels.pop("exponents")
+        if len(self._exponents) != sources:
+            raise CorruptRecord(f"record of {sources} sources has {len(self._exponents)} scales")
         self._body = _part(pieces, body, size)
 
     def fill(self, out: np.ndarray) -> None:
-        """Writes the responses to the beginning of float32 out [s, m, taps]; of the first s sources only."""
+        """Writes the responses to the beginning of float32 out [s, m, taps]; of the first s sources only.
+
+        CorruptRecord if a response has more microphones or taps than `out`.
+        """
         _, mics, stored = self.shape
+        if mics > out.shape[1] or stored > out.shape[2]:
+            raise CorruptRecord(
+                f"record of {mics} microphones and {stored} taps where there is room for "
+                f"{out.shape[1]} and {out.shape[2]}"
+            )
         steps = np.array([_steps(exponent) for exponent in self._exponents], np.float32)
         done, odd = 0, b""
         for piece in self._body:

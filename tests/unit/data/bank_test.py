@@ -100,6 +100,16 @@ def test_every_flipped_byte_of_a_record_is_noticed(place):
         bank_record.decode(bytes(data[:place]))
 
 
+@pytest.mark.parametrize("shape", [(1, 1, 30), (1, 2, 29)])
+def test_a_record_that_is_larger_than_its_place_is_refused(shape):
+    """It is written by compiled code, which checks no index."""
+    data = bank_record.encode({}, np.ones((1, 2, 30), np.float32))
+    record, around = bank_record.Record([memoryview(data)]), np.zeros((1, 4, 40), np.float32)
+    with pytest.raises(bank_record.CorruptRecord, match="2 microphones and 30 taps"):
+        record.fill(around[:, : shape[1], : shape[2]])
+    assert not around.any()
+
+
 def test_bank_holds_what_the_simulator_makes(bank):
     """The first epoch reads all 20 rooms once; they are those of a stream with the bank's seed."""
     batch = small_stream(bank, batch_size=80).batch(0)

@@ -39,8 +39,8 @@ def conversations() -> Clips:
 
 def test_the_first_talker_of_one_and_the_second_of_another() -> None:
     clips = conversations()
-    chosen = splice.pairs(clips.talkers, 50, np.random.default_rng(1))
-    assert chosen.shape == (50, 2) and np.all(chosen % 3 != 0)  # both have two talkers
+    chosen = splice.pairs(clips.talkers, 50, np.random.default_rng(1), TOKENS)
+    assert 10 < len(chosen) < 50 and np.all(chosen % 3 != 0)  # both have two talkers
     for i, j in chosen:
         talkers = splice.talkers_of(clips.talkers[i], clips.talkers[j])
         spatial, mono = splice.joined(
@@ -57,11 +57,12 @@ def test_the_first_talker_of_one_and_the_second_of_another() -> None:
         for talker in talkers:
             # Where a talker is said to talk, the tokens say that talker's azimuth, to the token.
             start, end = (round(t / splice.SECONDS) for t in (talker.start, talker.end))
+            assert end <= len(spatial)
             assert np.all(spatial[start:end, 2] == talker.azimuth / 10)
 
 
 def test_no_conversation_of_two_gives_none() -> None:
-    assert splice.pairs([(), ()], 5, np.random.default_rng(0)).shape == (0, 2)
+    assert splice.pairs([(), ()], 5, np.random.default_rng(0), 9).shape == (0, 2)
 
 
 def test_a_stream_asks_about_spliced_conversations_what_is_true_of_them() -> None:
