@@ -36,8 +36,10 @@ class MappedShard:
             self._view = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
         if len(self._view) < 2 * _BLOCK:
             raise ValueError("it is too short")
-        postscript = _values(*self._simple_chunk(_inside(len(self._view) - _BLOCK), 4096))[0]
-        place, magic = _numbers(postscript)
+        values = _values(*self._simple_chunk(_inside(len(self._view) - _BLOCK), 4096))
+        if not values:
+            raise ValueError("nothing stands at its end")
+        place, magic = _numbers(values[0])
         if magic != _MAGIC:
             raise ValueError("it does not end as an ArrayRecord file does")
         self._footer = _inside(place)

@@ -45,6 +45,11 @@ class Activity:
         finally:
             self._change(before.kind, before.what, before.patient)
 
+    def move(self, source: Kind, target: Kind, seconds: float) -> None:
+        """Books time of one kind as another: what was waited for turned out to be something else."""
+        self._seconds[source] -= seconds
+        self._seconds[target] += seconds
+
     def progress(self) -> None:
         """Says that a part of what is being done is finished."""
         self._change(self.now.kind, self.now.what, self.now.patient)

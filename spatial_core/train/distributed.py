@@ -55,6 +55,16 @@ def initialize(
         jax.distributed.initialize(**limits)
 
 
+def require_joined() -> None:
+    """InputError on one of several TPU hosts that were started without knowing of each other."""
+    if jax.process_count() > 1 and not jax.distributed.is_initialized():
+        raise InputError(
+            f"this is one of {jax.process_count()} hosts, and they have not joined: nobody would save at "
+            f"SIGTERM or notice a lost host. Start with {HOSTS_VARIABLE}={jax.process_count()} in the "
+            "environment, as the launchers do"
+        )
+
+
 def several() -> bool:
     """Whether this process is one of several; asks nothing of jax where it is not."""
     return jax.distributed.is_initialized() and jax.process_count() > 1
@@ -102,6 +112,10 @@ def enable_determinism() -> None:
     Sums by atomics and kernels chosen by a race are out. CPU and TPU programs are so anyway.
     """
     given = os.environ.get("XLA_FLAGS", "")
+    if "--xla_gpu_deterministic_ops=false" in given:
+        raise InputError(
+            f"--deterministic, and XLA_FLAGS={given!r} says the opposite: take one away"
+        )
     if "--xla_gpu_deterministic_ops" not in given:
         os.environ["XLA_FLAGS"] = f"{given} --xla_gpu_deterministic_ops=true".strip()
 

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Generator
+import time
+from collections.abc import Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,7 +23,7 @@ from spatial_core.io.writers import (
     TensorBoardWriter,
     format_seconds,
 )
-from spatial_core.train import guards, history, partition, workdir
+from spatial_core.train import distributed, guards, history, partition, workdir
 from spatial_core.train.activity import Activity
 from spatial_core.train.checkpoint import Checkpoints
 from spatial_core.train.config import TrainConfig
@@ -57,6 +59,7 @@ def train(config: TrainConfig, directory: str | Path) -> TrainResult:
     of another experiment or data that does not fit; guards.NonFiniteError past the budget.
     """
     directory = places.place(directory)
+    distributed.require_joined()
     activity = Activity()
     with contextlib.ExitStack() as stack:
         # First: a Ctrl-C while the step is compiled would be lost in the compiler's callbacks.
@@ -85,6 +88,13 @@ def train(config: TrainConfig, directory: str | Path) -> TrainResult:
         return result
 
 
+def _ready(result: Any) -> float:
+    """The time.monotonic at which a result is there; of a step that failed, now."""
+    with contextlib.suppress(Exception):  # the loop itself meets it
+        jax.block_until_ready(result)
+    return time.monotonic()
+
+
 class _Run:
     """One call of `train`: the state, the open writers and the step that is still in flight."""
 
@@ -105,6 +115,7 @@ class _Run:
         self.start = int(self.state["step"])
         self.profile = ProfileWindow(config.profile, directory / "profile", self.say)
         self.compiled: set[Any] = set()
+        self.watcher = ThreadPoolExecutor(1, "step-watcher")
         self.metrics: dict[str, float] = {}
         self.validation_batches: list[dict[str, jax.Array]] | None = None
         self.meter = Meter(config.data.batch_size, config.steps, activity)
@@ -125,6 +136,7 @@ class _Run:
         with self.activity.doing("checkpoint", "the checkpoint that is being written"):
             self.checkpoints.close()
         self.profile.close()
+        self.watcher.shutdown(wait=False)
         for writer in [*self.files, *([self.console] if self.console else [])]:
             writer.close()
 
@@ -150,10 +162,12 @@ class _Run:
         in_flight: tuple[int, Any, dict[str, np.ndarray]] | None = None
         if step < config.steps:
             self.say("compiling; the first step takes a while")
-        with contextlib.closing(self._batches()) as batches:
-            while step < config.steps and not stop.requested(step):
-                with self.activity.doing("data", f"the batch of step {step + 1}", not in_flight):
-                    batch = next(batches)
+        with (
+            self.activity.doing("other", "what is between two steps"),
+            contextlib.closing(self._batches()) as batches,
+        ):
+            while step < config.steps and not self._stops(stop, step):
+                batch = self._next(batches, step + 1, in_flight[1] if in_flight else None)
                 metrics = self._step(step + 1, batch)
                 step += 1
                 # Step n runs on the device while the host reads the metrics of step n - 1.
@@ -175,6 +189,25 @@ class _Run:
         return TrainResult(
             self.state, step, self.metrics, stop.name if step < config.steps else None
         )
+
+    def _stops(self, stop: StopSignal, step: int) -> bool:
+        """Whether to stop after this step, on which several hosts agree."""
+        with self.activity.doing("other", f"the other hosts, whether to go on after step {step}"):
+            return stop.requested(step)
+
+    def _next(
+        self, batches: Iterator[dict[str, np.ndarray]], step: int, running: Any
+    ) -> dict[str, np.ndarray]:
+        """The batch of a step; while the step before still runs, waiting for it costs nothing."""
+        idle = None if running is None else self.watcher.submit(_ready, running)
+        began = time.monotonic()
+        with self.activity.doing("data", f"the batch of step {step}", step == self.start + 1):
+            batch = next(batches)
+        if idle is not None:
+            now = time.monotonic()
+            busy = (idle.result() if idle.done() else now) - began
+            self.activity.move("data", "compute", min(max(busy, 0.0), now - began))
+        return batch
 
     def _step(self, step: int, batch: dict[str, np.ndarray]) -> Any:
         """Starts a step on the devices; its metrics come when it is done."""

@@ -7,12 +7,11 @@ Imports nothing heavy: the launchers read the exit code from here.
 from __future__ import annotations
 
 import contextlib
-import faulthandler
 import os
 import sys
-import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from types import TracebackType
 
@@ -93,7 +92,7 @@ class Watchdog:
                 self._stalled(seen, waited)
                 return
             elif self._several and seen.kind == "compute" and not said:
-                said = waited > max(_LATE_SECONDS, _LATE_TIMES * longest)
+                said = 0.0 < longest < waited / _LATE_TIMES and waited > _LATE_SECONDS
                 if said:
                     self._say(f"{_waiting(self._host, seen)}, {_LATE}")
 
@@ -107,17 +106,18 @@ class Watchdog:
             f"{_waiting(self._host, doing)}, and stands still ({waited:.0f} s; {setting} = "
             f"{self._limits[doing.patient]:g})"
         )
+        # In a thread of its own: what stands still may be the disk or whoever reads the console.
+        keeper = threading.Thread(target=self._keep, args=(line,), daemon=True)
+        keeper.start()
+        keeper.join(_REPORT_SECONDS)
+        self._end(EXIT_STALLED)
+
+    def _keep(self, line: str) -> None:
         stacks = _stacks()
         self._say(
             f"{stacks}\nerror: {line}; above are the stacks of all threads. The same command goes on at "
             "the last checkpoint"
         )
-        keeper = threading.Thread(target=self._keep, args=(line, stacks), daemon=True)
-        keeper.start()
-        keeper.join(_REPORT_SECONDS)
-        self._end(EXIT_STALLED)
-
-    def _keep(self, line: str, stacks: str) -> None:
         try:
             self._report(line, stacks)
         except Exception as error:
@@ -130,8 +130,9 @@ def _waiting(host: str, doing: Doing) -> str:
 
 
 def _stacks() -> str:
-    """The Python stacks of all threads, innermost call first."""
-    with tempfile.TemporaryFile() as file:
-        faulthandler.dump_traceback(file, all_threads=True)
-        file.seek(0)
-        return file.read().decode(errors="replace")
+    """The Python stacks of all threads, innermost call last."""
+    names = {thread.ident: thread.name for thread in threading.enumerate()}
+    return "\n".join(
+        f"Thread {names.get(number, number)}:\n{''.join(traceback.format_stack(frame))}"
+        for number, frame in sys._current_frames().items()
+    )

@@ -49,10 +49,12 @@ def claim(directory: Path, config: TrainConfig) -> None:
         )
     if is_writer():
         directory.mkdir(parents=True, exist_ok=True)
-        (directory / "config.json").write_text(
-            json.dumps(described, indent=2, allow_nan=False) + "\n"
+        # Whole or not at all: other hosts read it, and it decides whose folder this is.
+        text = json.dumps(described, indent=2, allow_nan=False)
+        places.write_whole(directory / "config.json", text + "\n")
+        places.write_whole(
+            directory / "environment.json", json.dumps(environment(), indent=2) + "\n"
         )
-        (directory / "environment.json").write_text(json.dumps(environment(), indent=2) + "\n")
 
 
 def outlook(directory: Path, config: TrainConfig) -> str:

@@ -7,14 +7,17 @@ import functools
 import json
 import subprocess
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 
 from spatial_core.errors import InputError
 from spatial_core.train import loop, provenance
-from spatial_core.train.activity import KINDS
+from spatial_core.train.activity import KINDS, Activity
 from spatial_core.train.guards import NonFiniteError
-from spatial_core.train.loop import train
+from spatial_core.train.loop import _Run, train
 from spatial_core.train.watchdog import Watchdog
 from tests.unit.train.loop_test import config, records
 from tests.unit.train.toy import ToyStream
@@ -124,3 +127,33 @@ def test_the_state_of_the_source_is_that_of_its_checkout(tmp_path, monkeypatch):
     installed.touch()
     monkeypatch.setattr(provenance.spatial_core, "__file__", str(installed))
     assert asked() is None
+
+
+class _Busy:
+    """A result of a step that the device still works on."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def block_until_ready(self) -> None:
+        time.sleep(self.seconds)
+
+
+@pytest.mark.parametrize(("busy", "drawn"), [(0.1, 0.3), (0.3, 0.1)])
+def test_waiting_for_a_batch_counts_only_while_nothing_is_computed(busy, drawn):
+    def batches():
+        time.sleep(drawn)
+        yield {}
+
+    run = SimpleNamespace(activity=Activity(), watcher=ThreadPoolExecutor(1), start=0)
+    began = time.monotonic()
+    _Run._next(run, batches(), 5, _Busy(busy))
+    waited = time.monotonic() - began
+    run.watcher.shutdown()
+    spent = run.activity.seconds()
+    assert spent["compute"] + spent["data"] <= waited
+    # Sleeping takes at least its time, whatever else the machine does.
+    if busy < drawn:
+        assert spent["compute"] >= 0.9 * busy and spent["data"] > 0
+    else:
+        assert spent["compute"] >= 0.9 * drawn and spent["data"] < 0.1 * waited
