@@ -23,6 +23,7 @@ TOLERANCE = 2.2
 # What the power of XYZ over W becomes, in dB, when a file in one normalisation is read as another.
 _OVER_W = {"SN3D": 0.0, "N3D": 4.77, "FuMa": 3.01}
 _FAR = 6.5
+_SURE = 0.6  # dB: a normalisation that explains the powers as well as that
 
 
 @dataclass
@@ -73,15 +74,19 @@ def convention_hints(given: BandPowers, inside: BandPowers, norm: str | None) ->
         "stated"
     )
     powers = inside.powers
+    likely = min(_OVER_W, key=lambda other: abs(ratio - (_OVER_W[other] - _OVER_W[norm])))
+    off = abs(ratio - (_OVER_W[likely] - _OVER_W[norm]))
     if _like_capsules(given):
-        return [f"{start}: these look like capsules (A-format): a_format='ambeo' reads those"]
+        capsules = "capsules (A-format; a_format='ambeo', --a-format ambeo)"
+        if likely != norm and off <= _SURE:  # a single source can stand where both fit
+            return [f"{start}: a file in {likely} looks like that, and so may {capsules}"]
+        return [f"{start}: these look like {capsules}"]
     first = _other_w(given)
     if abs(ratio) > _FAR and first is not None:
         return [f"{start}: {name_channels([first])} looks like W; check the order of the channels"]
     if max(powers[1:]) > powers[0] * 10 ** (_FAR / 10):
         return [f"{start}: W is the loudest channel of any sound field; check the order"]
-    likely = min(_OVER_W, key=lambda other: abs(ratio - (_OVER_W[other] - _OVER_W[norm])))
-    if likely == norm or abs(ratio - (_OVER_W[likely] - _OVER_W[norm])) > 1.2:
+    if likely == norm or off > 1.2:
         return [f"{start}: check order and normalisation; much noise also does this"]
     return [f"{start}: a file in {likely} looks like that; directions and loudness suffer if it is"]
 

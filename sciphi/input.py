@@ -82,7 +82,7 @@ class FoaRecording:
         power = self._sums[1] / self.samples - np.square(self._sums[0] / self.samples)
         if not np.any(power > SILENT_POWER):
             raise InputError(
-                f"{self.name} is digital silence: all four channels are zero or constant throughout; "
+                f"{self.name} is digital silence: all four channels are constant or below -110 dB throughout; "
                 "check the recorder's input and gain"
             )
         if self._copies:

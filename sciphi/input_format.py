@@ -18,7 +18,7 @@ A_FORMATS = ("ambeo",)
 """Microphones with `CAPSULES` in their order: the AMBEO, and others of its kind."""
 
 _WAYS = (
-    "order ACN with norm SN3D (AmbiX, as most recorders and plug-ins write: W, Y, Z, X), order FuMa with "
+    "order ACN with norm SN3D (--order ACN --norm SN3D: AmbiX, as most recorders and plug-ins write: W, Y, Z, X), order FuMa with "
     "norm FuMa (older B-format: W, X, Y, Z with W 3 dB down), order ACN with norm N3D, or a_format ambeo "
     "(four capsules)"
 )
@@ -51,8 +51,8 @@ class InputFormat:
         missing = [name for name in ("order", "norm") if getattr(self, name) is None]
         if missing:
             raise InputError(
-                f"the {' and '.join(missing)} of the Ambisonic channels must be given, they are never guessed: "
-                f"{_WAYS}. The manual of what made the file says which"
+                f"give the {' and '.join(missing)} of the Ambisonic channels, which are never guessed: {_WAYS}. "
+                "The manual of what made the file says which"
             )
         known = AmbisonicFormat.parse(f"{self.order}/{self.norm}")
         object.__setattr__(self, "order", known.order)

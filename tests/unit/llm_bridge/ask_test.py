@@ -64,7 +64,8 @@ def test_every_wording_of_the_book_goes_to_its_task():
         for wordings in kinds.values():
             for wording in wordings:
                 text = wording.format(azimuth=40, distance="1.2", angle=60)
-                assert guess_task(text) == task, text
+                # A number asked for by itself is answered with the places, which every model gives.
+                assert guess_task(text) == (1 if task == 5 else task), text
 
 
 @pytest.mark.parametrize(

@@ -62,9 +62,17 @@ def test_capsules_of_a_tetrahedron_give_the_direction():
 
 def test_capsules_given_as_b_format_and_the_other_way_round_are_noticed():
     result = describe(capsules_from(-135, 20), **AMBIX, rate=24000, model=Ear())
-    assert "a_format='ambeo' reads those" in result.notes[0]
+    assert "look like capsules (A-format; a_format='ambeo'" in result.notes[0]
     result = describe(noise_from(-135, 20, rate=24000), rate=24000, a_format="ambeo", model=Ear())
     assert "are these four capsules" in result.notes[0]
+
+
+def test_fuma_taken_for_sn3d_is_called_fuma_where_capsules_would_fit_as_well():
+    """A dry source at 45 degrees, nearly level: the channels' sum is that of a tetrahedron's, too."""
+    sn3d = noise_from(45, 5, rate=24000)
+    fuma = np.stack([sn3d[0] / np.sqrt(2), sn3d[3], sn3d[1], sn3d[2]])
+    result = describe(fuma, order="ACN", norm="SN3D", rate=24000, model=Ear())
+    assert any("a file in FuMa looks like that, and so may capsules" in n for n in result.notes)
 
 
 def test_capsules_are_converted_without_seams_between_blocks():
@@ -207,9 +215,9 @@ def test_the_answer_as_text_and_json_reads_back():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({}, "order and norm .* must be given"),
-        ({"order": "ACN"}, "the norm .* must be given"),
-        ({"norm": "SN3D"}, "the order .* must be given"),
+        ({}, "give the order and norm .* never guessed"),
+        ({"order": "ACN"}, "give the norm .* --norm SN3D"),
+        ({"norm": "SN3D"}, "give the order .* never guessed"),
         ({"order": "WXYZ", "norm": "SN3D"}, "order 'WXYZ' is unknown"),
         ({"order": "ACN", "norm": "loud"}, "norm 'loud' is unknown"),
         ({"a_format": "ambeo", "order": "ACN"}, "one or the other"),

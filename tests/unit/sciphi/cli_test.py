@@ -59,8 +59,8 @@ def test_every_window_is_shown_on_demand(scene, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "order ACN with norm SN3D (AmbiX"),
-        (["--order", "ACN"], "the norm of the Ambisonic channels must be given"),
+        ([], "order ACN with norm SN3D (--order ACN --norm SN3D: AmbiX"),
+        (["--order", "ACN"], "give the norm of the Ambisonic channels"),
         (["--order", "ACN", "--norm", "loud"], "norm 'loud' is unknown"),
         ([*AMBIX, "--plot", "a.pdf"], "must end in .png"),
         ([*AMBIX, "--plot", "nowhere/a.png"], "does not exist"),
