@@ -7,6 +7,7 @@ Imports nothing heavy: the launchers read the exit code from here.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import sys
 import threading
@@ -78,7 +79,8 @@ class Watchdog:
 
     def _watch(self) -> None:
         seen, waited, last = self._activity.now, 0.0, time.monotonic()
-        longest, said = 0.0, False
+        # Of what was computed so far; infinite until something was.
+        longest, said = math.inf, False
         while not self._over.wait(self._tick):
             now = time.monotonic()
             # No more than two ticks: after a suspension the clock jumps, and that is no stall.
@@ -86,13 +88,13 @@ class Watchdog:
             last = now
             if self._activity.now is not seen:
                 if seen.kind == "compute":
-                    longest = max(longest, waited)
+                    longest = max(longest, waited) if longest < math.inf else waited
                 seen, waited, said = self._activity.now, 0.0, False
             elif waited > self._limits[seen.patient]:
                 self._stalled(seen, waited)
                 return
             elif self._several and seen.kind == "compute" and not said:
-                said = 0.0 < longest < waited / _LATE_TIMES and waited > _LATE_SECONDS
+                said = waited > max(_LATE_SECONDS, _LATE_TIMES * longest)
                 if said:
                     self._say(f"{_waiting(self._host, seen)}, {_LATE}")
 
