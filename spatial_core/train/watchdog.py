@@ -7,7 +7,6 @@ Imports nothing heavy: the launchers read the exit code from here.
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import sys
 import threading
@@ -79,8 +78,8 @@ class Watchdog:
 
     def _watch(self) -> None:
         seen, waited, last = self._activity.now, 0.0, time.monotonic()
-        # Of what was computed so far; infinite until something was.
-        longest, said = math.inf, False
+        # What is over between two looks counts as nothing: of the first long step it speaks, too.
+        longest, said = 0.0, False
         while not self._over.wait(self._tick):
             now = time.monotonic()
             # No more than two ticks: after a suspension the clock jumps, and that is no stall.
@@ -88,7 +87,7 @@ class Watchdog:
             last = now
             if self._activity.now is not seen:
                 if seen.kind == "compute":
-                    longest = max(longest, waited) if longest < math.inf else waited
+                    longest = max(longest, waited)
                 seen, waited, said = self._activity.now, 0.0, False
             elif waited > self._limits[seen.patient]:
                 self._stalled(seen, waited)
