@@ -58,6 +58,19 @@ def test_an_error_of_the_runtime_is_a_lost_host_only_among_several(monkeypatch):
     assert distributed.lost_another(memory) is None
 
 
+def a_job(tpu, **more):
+    return job.JobSpec(
+        name="a-job",
+        workdir="gs://my-bucket/runs/a",
+        gin_files=("experiments/plus.gin",),
+        image="gcr.io/my-project/spatial:1",
+        project="my-project",
+        zone="us-east5-a",
+        tpu=job.parse_tpu(tpu),
+        **more,
+    )
+
+
 @pytest.mark.parametrize(
     ("mode", "tpu", "said"),
     [
@@ -68,23 +81,11 @@ def test_an_error_of_the_runtime_is_a_lost_host_only_among_several(monkeypatch):
     ],
 )
 def test_a_job_of_several_hosts_is_one_that_they_can_share(mode, tpu, said):
-    def make():
-        return job.JobSpec(
-            name="a-job",
-            workdir="gs://my-bucket/runs/a",
-            gin_files=("experiments/plus.gin",),
-            image="gcr.io/my-project/spatial:1",
-            project="my-project",
-            zone="us-east5-a",
-            tpu=job.parse_tpu(tpu),
-            run_mode=mode,
-        )
-
     if said is None:
-        assert f"--run_mode={mode}" in make().command()
+        assert f"--run_mode={mode}" in a_job(tpu, run_mode=mode).command()
         return
     with pytest.raises(InputError, match=said):
-        make()
+        a_job(tpu, run_mode=mode)
 
 
 def test_a_number_of_hosts_that_is_none_is_refused(monkeypatch):
@@ -97,15 +98,6 @@ def test_a_number_of_hosts_that_is_none_is_refused(monkeypatch):
     ("tpu", "slices", "hosts"), [("v5p-8", 1, None), ("v5p-8", 2, "2"), ("v5p-128", 2, "32")]
 )
 def test_a_job_says_how_many_hosts_share_it(tpu, slices, hosts):
-    spec = job.JobSpec(
-        name="a-job",
-        workdir="gs://my-bucket/runs/a",
-        gin_files=("experiments/plus.gin",),
-        image="gcr.io/my-project/spatial:1",
-        project="my-project",
-        zone="us-east5-a",
-        tpu=job.parse_tpu(tpu),
-        slices=slices,
-    )
+    spec = a_job(tpu, slices=slices)
     assert job.HOSTS_VARIABLE == distributed.HOSTS_VARIABLE
     assert dict(spec.environment()).get(job.HOSTS_VARIABLE) == hosts

@@ -18,10 +18,8 @@ NAMES = (
     "train_phasecoder_on_tpu",
 )
 MOST_BYTES = 1_000_000
-# Folders of the machine that a notebook was run on.
-PATHS = re.compile(
-    r"(/home/|/root/|/tmp/|/work/|/usr/|/Users/|[A-Z]:\\\\|site-packages|ipykernel_)"
-)
+# An absolute path in the text (not within an address or a tag), as of the machine that it was run on.
+PATHS = re.compile(r"(?:^|[\s\"'(=])/[A-Za-z][\w.-]*/[\w.-]|[A-Z]:\\\\|site-packages|ipykernel_")
 
 
 def load(name: str) -> dict[str, Any]:
@@ -47,6 +45,11 @@ def test_it_was_run_in_order_and_shows_what_came_of_it(name: str) -> None:
     pictures = [output for output in outputs if "image/png" in output.get("data", {})]
     assert len(pictures) >= 2
     assert (FOLDER / f"{name}.ipynb").stat().st_size < MOST_BYTES
+
+
+@pytest.mark.parametrize("text", ["in /opt/x/y.py", "'/srv/data'", "C:\\\\Users", "/mnt/run/1"])
+def test_a_folder_of_a_machine_is_noticed(text: str) -> None:
+    assert PATHS.search(text) and not PATHS.search("12 m/s at runs/look, 3/4 of https://a.b/c/d")
 
 
 @pytest.mark.parametrize("name", NAMES)
