@@ -15,6 +15,7 @@ from typing import Any
 from launch import sweep_points
 from spatial_core.config.bindings import near
 from spatial_core.errors import InputError
+from spatial_core.io.writers import GOODPUT
 
 # Of no use beside the results of other runs.
 _HIDDEN = {"learning_rate", "grad_norm", "examples_per_second", "data_wait", "skipped"}
@@ -112,7 +113,7 @@ def results(run: Path) -> dict[str, float]:
             values |= {
                 name: float(value)
                 for name, value in record.items()
-                if name not in _HIDDEN and not name.startswith("goodput/")
+                if name not in _HIDDEN and not name.startswith(GOODPUT)
             }
     best = run / "checkpoints" / "best.json"
     if best.exists():

@@ -152,6 +152,8 @@ class ConsoleWriter:
 
 _RATES = {"examples_per_second": "{:.0f} examples/s", "data_wait": "data wait {:.0%}"}
 _HIDDEN = {"grad_norm", "learning_rate", "skipped"}
+GOODPUT = "goodput/"
+"""Before the names of shares of the wall time, which the last line of a run says."""
 
 
 def format_metrics(values: Mapping[str, float], most: int = 5) -> str:
@@ -160,7 +162,7 @@ def format_metrics(values: Mapping[str, float], most: int = 5) -> str:
         (
             name
             for name in values
-            if name not in _RATES and name not in _HIDDEN and not name.startswith("goodput/")
+            if name not in _RATES and name not in _HIDDEN and not name.startswith(GOODPUT)
         ),
         key=lambda name: name != "loss",
     )

@@ -7,10 +7,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 Kind = Literal["compute", "data", "checkpoint", "evaluation", "compile", "other"]
-KINDS: tuple[Kind, ...] = ("compute", "data", "checkpoint", "evaluation", "compile", "other")
+KINDS: tuple[Kind, ...] = get_args(Kind)
 _SAID = {"data": "data wait"}
 
 

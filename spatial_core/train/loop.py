@@ -18,6 +18,7 @@ import numpy as np
 from spatial_core.errors import InputError
 from spatial_core.io import places
 from spatial_core.io.writers import (
+    GOODPUT,
     ConsoleWriter,
     JsonlWriter,
     TensorBoardWriter,
@@ -258,7 +259,7 @@ class _Run:
         if step % self.config.log_every == 0 or step == self.config.steps:
             means, seconds_left = self.meter.record(step)
             shares = self.activity.shares().items()
-            means |= {f"goodput/{kind}": share for kind, share in shares}
+            means |= {f"{GOODPUT}{kind}": share for kind, share in shares}
             self.metrics = {**self.metrics, **means, "skipped": float(self.skipped)}
             self._write(step, means)
             if self.console:
