@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from llm_bridge.layout import MAX_SOFT, make_row, pad_answers, pad_rows, pad_sof
 from llm_bridge.protocol import Backbone
 from llm_bridge.qa.asking import Question
 from llm_bridge.qa.book import KINDS, QuestionBook
-from llm_bridge.qa.plan import plan_questions
+from llm_bridge.qa.plan import check_weights, plan_questions
 from llm_bridge.tokens.audio_cache import AudioCache
 from llm_bridge.tokens.record import Talker
 from llm_bridge.tokens.token_set import TokenSet
@@ -81,6 +81,7 @@ class QuestionStream:
         goes on for as long as the run does.
       batch_size: rows of the global batch; the paper's 8 are one row at a time, accumulated.
       style: of the system prompts, "full" or "brief".
+      weights: how often a kind of question is asked, relative to the others of its task (1 if not named).
       book: JSON file of question wordings; None for those that ship.
       source: mono audio that is heard, "audio" (dry) or "mixed".
       spliced: conversations made anew of two others for every pass, as a share of the clips.
@@ -94,6 +95,7 @@ class QuestionStream:
     batch_size: int = 8
     seed: int = 0
     style: str = "full"
+    weights: Mapping[str, float] = field(default_factory=dict)
     book: str | None = None
     source: str = "audio"
     spliced: float = 0.0
@@ -114,6 +116,7 @@ class QuestionStream:
             raise InputError(
                 f"QuestionStream.spliced is {self.spliced}: a share of 0 to 10 of the clips"
             )
+        check_weights(self.weights)
         if not self.stages:
             raise InputError("QuestionStream.stages is empty: give at least one stage")
         for stage in self.stages:
@@ -221,7 +224,9 @@ class QuestionStream:
                 fresh = np.random.default_rng([self.seed, stage, number, 1])
                 pairs = splice.pairs(talkers, round(self.spliced * len(talkers)), fresh, self.soft)
                 new = [splice.talkers_of(talkers[i], talkers[j]) for i, j in pairs]
-                plan = plan_questions([*talkers, *new], counts, seed, self._book)
+                plan = plan_questions(
+                    [*talkers, *new], counts, seed, self._book, weights=self.weights
+                )
                 # Threads are at most one pass behind each other.
                 for old in [key for key in self._passes if key < (stage, number - 1)]:
                     del self._passes[old]

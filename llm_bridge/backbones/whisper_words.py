@@ -49,8 +49,9 @@ def words_of(spoken: Spoken, decode: Callable[[Sequence[int]], str]) -> list[Wor
     A word ends where the marks behind it begin: those take the pause.
     """
     starts = [k for k, id in enumerate(spoken.ids) if k == 0 or decode([id]).startswith(" ")]
+    ends = [*starts[1:], len(spoken.ids)][: len(starts)]  # none of nothing said
     words = []
-    for first, end in zip(starts, [*starts[1:], len(spoken.ids)], strict=True):
+    for first, end in zip(starts, ends, strict=True):
         text = decode(spoken.ids[first:end]).strip()
         last = end
         while last > first + 1 and not any(map(str.isalnum, decode([spoken.ids[last - 1]]))):

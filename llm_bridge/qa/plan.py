@@ -8,6 +8,7 @@ second, nobody; a question that means nobody repeats one that means somebody.
 
 from __future__ import annotations
 
+import difflib
 import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -98,16 +99,19 @@ def plan_questions(
     book: QuestionBook | None = None,
     margins: Margins | None = None,
     mixture: Mixture | None = None,
+    weights: Mapping[str, float] | None = None,
 ) -> list[tuple[int, Question]]:
     """`counts[task]` questions of each task, as (index of the clip, question), task after task, shuffled within.
 
     clips: the talkers of each clip. Clips are used evenly. A kind that no clip can carry (a comparison
     needs clips with two talkers, "single" kinds need clips with one) is left out with a warning and the
     others are asked more often; InputError if a task has none. `balance` reports what came out.
+    weights: how often a kind is asked, relative to the other kinds of its task; 1 for those not named.
     """
     book = QuestionBook.load() if book is None else book
     margins = Margins() if margins is None else margins
     mixture = Mixture() if mixture is None else mixture
+    weights = check_weights(weights or {})
     _check(clips, counts, seed)
     scenes = Scenes.of(clips)
     plan: list[tuple[int, Question]] = []
@@ -129,7 +133,7 @@ def plan_questions(
                 one.clip,
                 ask_question(clips[one.clip], task, kind, one.values, one.wording, book, margins),
             )
-            for kind, asked in _asked(desks, task, counts[task], seed).items()
+            for kind, asked in _asked(desks, task, counts[task], seed, weights).items()
             for one in asked
         ]
         order = np.random.default_rng([seed, task]).permutation(len(questions))
@@ -172,10 +176,39 @@ def _check(clips: Sequence, counts: Mapping[int, int], seed: int) -> None:
         raise InputError("there are no clips to ask about")
 
 
-def _asked(desks: dict[str, _Desk], task: int, count: int, seed: int) -> dict[str, list[Asked]]:
-    """Plan of one task: the kinds that clips can carry share the count equally."""
+def check_weights(weights: Mapping[str, float]) -> Mapping[str, float]:
+    """The weights; InputError if a kind does not exist or a weight is negative."""
+    kinds = [kind for task in KINDS.values() for kind in task]
+    for kind, weight in weights.items():
+        if kind not in kinds:
+            near = difflib.get_close_matches(kind, kinds, 1)
+            hint = f"do you mean {near[0]}?" if near else f"kinds are {', '.join(kinds)}"
+            raise InputError(f"weights: there is no kind of question {kind!r}; {hint}")
+        if not 0.0 <= weight < float("inf"):
+            raise InputError(f"weights: {kind} weighs {weight}; use 0 or more")
+    return weights
+
+
+def _shares(weights: Sequence[float], count: int, seed: int) -> list[int]:
+    """`count` divided as the weights, what is left over to the largest fractions; of equal ones, by the seed."""
+    total, n = sum(weights), len(weights)
+    exact = [count * weight / total for weight in weights]
+    shares = [int(each) for each in exact]
+    order = sorted(range(n), key=lambda i: (shares[i] - exact[i], (i + seed) % n))
+    for i in order[: count - sum(shares)]:
+        shares[i] += 1
+    return shares
+
+
+def _asked(
+    desks: dict[str, _Desk], task: int, count: int, seed: int, weights: Mapping[str, float]
+) -> dict[str, list[Asked]]:
+    """Plan of one task: the kinds that clips can carry share the count by their weights."""
+    desks = {kind: desk for kind, desk in desks.items() if weights.get(kind, 1.0) > 0}
     if not count:
         return {}
+    if not desks:
+        raise InputError(f"weights: every kind of task {task} weighs 0 and {count} are asked")
     carried = [kind for kind, desk in desks.items() if _CARRIES[task](desk, kind)]
     left_out = [kind for kind in desks if kind not in carried]
     if not carried:
@@ -185,9 +218,8 @@ def _asked(desks: dict[str, _Desk], task: int, count: int, seed: int) -> dict[st
         )
     if left_out:
         log.warning("task %d: no clips for questions of kind %s", task, ", ".join(left_out))
-    for n, kind in enumerate(carried):
-        # The kinds that get one more than the others change with the seed.
-        share = count // len(carried) + ((n + seed) % len(carried) < count % len(carried))
+    shares = _shares([weights.get(kind, 1.0) for kind in carried], count, seed)
+    for kind, share in zip(carried, shares, strict=True):
         _PLANNERS[task](desks[kind], kind, share, seed)
     return {kind: desks[kind].asked for kind in carried}
 

@@ -346,3 +346,26 @@ def test_measures_are_asked_equally_and_mostly_of_who_is_there() -> None:
     assert 0 < nobody < len(asked) / 8
     for question in asked:
         assert answers.parse_answer(5, question.answer).ok
+
+
+def test_kinds_are_asked_by_their_weights() -> None:
+    weights = {"multi_azimuth_within": 3.0, "single_azimuth_left": 0.5, "single_azimuth_back": 0.0}
+    plan = plan_questions(CLIPS, {2: 210, 1: 5}, seed=4, book=BOOK, weights=weights)
+    counts = Counter(question.kind for _, question in plan if question.task == 2)
+    # 7 kinds of weight 1, with 3 and a half 10.5 in all.
+    assert counts == {
+        **{kind: 20 for kind in KINDS[2] if kind not in weights},
+        "multi_azimuth_within": 60,
+        "single_azimuth_left": 10,
+    }
+    yes = Counter(q.answer for _, q in plan if q.kind == "multi_azimuth_within")
+    assert yes["yes"] == yes["no"] == 30
+
+
+def test_weights_that_name_no_kind_are_refused() -> None:
+    with pytest.raises(InputError, match="do you mean multi_azimuth_within"):
+        plan_questions(CLIPS, {2: 10}, seed=0, weights={"multi_azimut_within": 2.0})
+    with pytest.raises(InputError, match="weighs -1"):
+        plan_questions(CLIPS, {2: 10}, seed=0, weights={"locate": -1.0})
+    with pytest.raises(InputError, match="every kind of task 1 weighs 0"):
+        plan_questions(CLIPS, {1: 10}, seed=0, weights={"locate": 0.0})

@@ -199,6 +199,7 @@ def test_words_begin_at_spaces_and_carry_their_punctuation():
     words = ww.words_of(spoken(pieces), decode)
     assert [w.text for w in words] == ["It's", "well-known.", '"So']
     assert [(w.start, w.end) for w in words] == [(0, 2), (2, 5), (7, 9)]
+    assert ww.words_of(spoken({}), decode) == []
 
 
 def without_marks(found):
