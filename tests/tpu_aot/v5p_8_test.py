@@ -48,7 +48,7 @@ TRAININGS = [
     Accepted("phasecoder_paper_l", 512, DATA_PARALLEL, 27.931, 8.80),
     Accepted("sciphi_seldnet", 16, DATA_PARALLEL, 0.01294, 0.183),
     Accepted("bridge_gemma3n_e4b", 8, FSDP, 207.32, 7.54, ("PARTS = 2",)),
-    Accepted("sciphi_phi4", 24, FSDP, 489.15),
+    Accepted("sciphi_phi4", 24, FSDP, 489.15, 13.44),
 ]
 
 
