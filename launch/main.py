@@ -207,8 +207,10 @@ def _mode(name: str) -> Mode:
 
 
 def _set_up_jax() -> None:
-    from spatial_core.train import distributed
+    from spatial_core.train import distributed, heap
 
+    if _RUN_MODE.value == "train":
+        heap.keep_freed_memory()
     if _DETERMINISTIC.value:
         distributed.enable_determinism()
     distributed.initialize(
