@@ -81,7 +81,8 @@ class QuestionStream:
         goes on for as long as the run does.
       batch_size: rows of the global batch; the paper's 8 are one row at a time, accumulated.
       style: of the system prompts, "full" or "brief".
-      weights: how often a kind of question is asked, relative to the others of its task (1 if not named).
+      weights: of each stage, how often a kind of question is asked, relative to the others of its task (1
+        if not named); fewer than stages: 1 for all in the rest.
       book: JSON file of question wordings; None for those that ship.
       source: mono audio that is heard, "audio" (dry) or "mixed".
       spliced: conversations made anew of two others for every pass, as a share of the clips.
@@ -95,7 +96,7 @@ class QuestionStream:
     batch_size: int = 8
     seed: int = 0
     style: str = "full"
-    weights: Mapping[str, float] = field(default_factory=dict)
+    weights: tuple[Mapping[str, float], ...] = ()
     book: str | None = None
     source: str = "audio"
     spliced: float = 0.0
@@ -116,7 +117,12 @@ class QuestionStream:
             raise InputError(
                 f"QuestionStream.spliced is {self.spliced}: a share of 0 to 10 of the clips"
             )
-        check_weights(self.weights)
+        for weights in self.weights:
+            check_weights(weights)
+        if len(self.weights) > len(self.stages):
+            raise InputError(
+                f"QuestionStream.weights has {len(self.weights)} entries for {len(self.stages)} stages"
+            )
         if not self.stages:
             raise InputError("QuestionStream.stages is empty: give at least one stage")
         for stage in self.stages:
@@ -224,9 +230,8 @@ class QuestionStream:
                 fresh = np.random.default_rng([self.seed, stage, number, 1])
                 pairs = splice.pairs(talkers, round(self.spliced * len(talkers)), fresh, self.soft)
                 new = [splice.talkers_of(talkers[i], talkers[j]) for i, j in pairs]
-                plan = plan_questions(
-                    [*talkers, *new], counts, seed, self._book, weights=self.weights
-                )
+                weights = self.weights[stage] if stage < len(self.weights) else {}
+                plan = plan_questions([*talkers, *new], counts, seed, self._book, weights=weights)
                 # Threads are at most one pass behind each other.
                 for old in [key for key in self._passes if key < (stage, number - 1)]:
                     del self._passes[old]
