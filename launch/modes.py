@@ -112,8 +112,9 @@ def shared_engine() -> Any:
     import jax
 
     from spatial_core.data import on_hosts
+    from spatial_core.train import distributed
 
-    return on_hosts.engine(jax.process_index(), jax.process_count())
+    return on_hosts.engine(jax.process_index(), jax.process_count(), distributed.run_name())
 
 
 def _export_tokens(workdir: Path, **engine: Any) -> int:

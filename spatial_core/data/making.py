@@ -137,9 +137,13 @@ def finish(work: ShardWork, folder: Path, done: Shards, save: Callable[[Shards],
         list(pool.map(lambda path: path.unlink(missing_ok=True), left))
 
 
-def note(folder: Path, name: str, shard: Shard) -> None:
-    """Write the entry of a shard beside it, where no one else writes the manifest."""
-    shards.write_json(folder / _note_name(name), dataclasses.asdict(shard))
+def note(folder: Path, name: str, shard: Shard, run: str = "") -> None:
+    """Write the entry of a shard beside it, where no one else writes the manifest.
+
+    run: in which run it was made or checked, for who waits for it there.
+    """
+    by = {"run": run} if run else {}
+    shards.write_json(folder / _note_name(name), dataclasses.asdict(shard) | by)
 
 
 def noted(work: ShardWork, folder: Path) -> dict[str, Shard]:
@@ -151,17 +155,22 @@ def noted(work: ShardWork, folder: Path) -> dict[str, Shard]:
     return {name: entry for name, entry in zip(names, entries, strict=True) if entry is not None}
 
 
-def read_note(folder: Path, name: str) -> Shard | None:
-    """The entry that `note` left of one shard; None if there is none that can be read."""
+def read_note(folder: Path, name: str, run: str = "") -> Shard | None:
+    """The entry that `note` left of one shard; None if there is none that can be read.
+
+    run: entries of other runs are none.
+    """
     try:
         content = json.loads((folder / _note_name(name)).read_text(encoding="utf-8"))
+        if run and content.get("run") != run:
+            return None
         return Shard(
             int(content["records"]),
             int(content["bytes"]),
             str(content["sha256"]),
             tuple(map(str, content["replaced"])),
         )
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 

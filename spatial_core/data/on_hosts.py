@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Shards made by several processes of one run: each makes its share, process 0 writes the manifest.
 
-As in a Beam pipeline each shard's entry is left beside it, and whole shards are kept. All processes must
-reach the folder. A process that dies is noticed by jax.distributed, which ends the others; the same
+As in a Beam pipeline each shard's entry is left beside it, and whole shards are kept. An entry says in which
+run it was written: process 0 goes by those of its own run alone, because what an earlier one left may be
+damaged, and its maker about to replace it. All processes must reach the folder. A process that dies is noticed by jax.distributed, which ends the others; the same
 command goes on, on any number of processes.
 """
 
@@ -22,17 +23,18 @@ _POLL_SECONDS = 1.0
 _SAY_SECONDS = 60.0
 
 
-def engine(host: int, hosts: int) -> Engine:
+def engine(host: int, hosts: int, run: str) -> Engine:
     """The engine of process `host` of `hosts`: shard n is made by process n % hosts.
 
-    Process 0 returns when all shards are there, the others when their own are.
+    run: a name that all processes of this run give, and those of no other run. Process 0 returns when all shards are there, the others when their own are.
     """
-    return partial(_make, host, hosts)
+    return partial(_make, host, hosts, run)
 
 
 def _make(
     host: int,
     hosts: int,
+    run: str,
     work: ShardWork,
     folder: Path,
     there: Shards,
@@ -44,10 +46,10 @@ def _make(
     known = {**there, **making.noted(work, folder)}
     own = range(host, work.num_shards, hosts)
     said = _of_host(progress, host)
-    made = _make_share(work, folder, known, own, said)
+    made = _make_share(work, folder, known, own, run, said)
     if host != 0:
         return {**known, **made}
-    done = {**made, **_of_others(work, folder, known, made, said)}
+    done = {**made, **_of_others(work, folder, made, run, said)}
     making.require_budget(work, done)
     making.finish(work, folder, done, save)
     progress(f"{folder}: {work.count:,} {work.what} by {hosts} hosts")
@@ -55,7 +57,7 @@ def _make(
 
 
 def _make_share(
-    work: ShardWork, folder: Path, known: Shards, own: range, say: Progress
+    work: ShardWork, folder: Path, known: Shards, own: range, run: str, say: Progress
 ) -> dict[str, Shard]:
     """Makes the shards with these numbers, or keeps those that are whole; leaves an entry of each."""
     report = Report(sum(len(work.indices(number)) for number in own), work.what, say)
@@ -70,23 +72,23 @@ def _make_share(
         else:
             maker = maker or work.open(None)
             done[name] = making.make_shard(work, maker, number, folder, report.made)
-        making.note(folder, name, done[name])
+        making.note(folder, name, done[name], run)
         making.require_budget(work, done)
     report.done(folder)
     return done
 
 
 def _of_others(
-    work: ShardWork, folder: Path, known: Shards, made: Shards, say: Progress
+    work: ShardWork, folder: Path, made: Shards, run: str, say: Progress
 ) -> dict[str, Shard]:
-    """The entries of all other shards, once their files are there."""
+    """The entries of all other shards, once their makers have left them in this run."""
     found: dict[str, Shard] = {}
     missing = [name for name in map(work.name, range(work.num_shards)) if name not in made]
     said = time.monotonic()
     while missing:
         places.forget_listings(folder)
         for name in missing:
-            entry = making.read_note(folder, name) or known.get(name)
+            entry = making.read_note(folder, name, run)
             if entry is not None and _is_there(folder / name, entry):
                 found[name] = entry
         missing = [name for name in missing if name not in found]

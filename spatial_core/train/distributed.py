@@ -9,6 +9,8 @@ import time
 from typing import Any
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
 from spatial_core.errors import InputError
 from spatial_core.train.watchdog import HEARTBEAT_SECONDS
@@ -68,6 +70,13 @@ def require_joined() -> None:
 def several() -> bool:
     """Whether this process is one of several; asks nothing of jax where it is not."""
     return jax.distributed.is_initialized() and jax.process_count() > 1
+
+
+def run_name() -> str:
+    """A name that all processes of this run get, and those of no other run. All have to ask for it."""
+    drawn = np.frombuffer(os.urandom(8), np.uint8)
+    shared = multihost_utils.broadcast_one_to_all(drawn) if several() else drawn
+    return bytes(np.asarray(shared, np.uint8)).hex()
 
 
 def lost_another(error: Exception) -> RuntimeError | None:

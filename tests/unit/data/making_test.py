@@ -75,7 +75,7 @@ def test_two_hosts_make_the_bytes_of_one_and_go_on_alone(whole, tmp_path):
     made = {}
 
     def host(number: int) -> None:
-        engine = on_hosts.engine(number, 2)
+        engine = on_hosts.engine(number, 2, "this run")
         time.sleep(0.5 * number)
         made[number] = engine(WORK, tmp_path, there, saved(tmp_path), said.append)
 
@@ -88,8 +88,31 @@ def test_two_hosts_make_the_bytes_of_one_and_go_on_alone(whole, tmp_path):
     assert any(line.startswith("host 1: ") for line in said) and "25 numbers by 2 hosts" in said[-1]
 
 
+def test_what_another_run_left_is_not_taken_before_its_maker_has_looked(whole, tmp_path):
+    """A damaged shard of the right size, noted by a run that was killed: host 1 begins late and replaces it."""
+    there = making.make_here(WORK, tmp_path, {}, saved(tmp_path), quiet)
+    name = WORK.name(1)
+    damaged = bytearray((tmp_path / name).read_bytes())
+    damaged[-1] ^= 1
+    (tmp_path / name).write_bytes(damaged)
+    making.note(tmp_path, name, there[name], "an earlier run")
+    ended = {}
+
+    def host(number: int) -> None:
+        on_hosts.engine(number, 2, "this run")(WORK, tmp_path, there, saved(tmp_path), quiet)
+        ended[number] = checksums(tmp_path)
+
+    first = threading.Thread(target=host, args=(0,))
+    first.start()
+    first.join(2.0)
+    assert first.is_alive()
+    host(1)
+    first.join()
+    assert ended[0] == checksums(whole)
+
+
 def test_hosts_share_the_budget_of_bad_records(tmp_path):
-    alone = on_hosts.engine(0, 1)
+    alone = on_hosts.engine(0, 1, "this run")
     with pytest.raises(DataBudgetError, match="max_bad_records = 1"):
         alone(replace(WORK, max_bad_records=1), tmp_path, {}, saved(tmp_path), quiet)
 
