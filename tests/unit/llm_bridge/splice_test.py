@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -65,22 +68,24 @@ def test_no_conversation_of_two_gives_none() -> None:
     assert splice.pairs([(), ()], 5, np.random.default_rng(0), 9).shape == (0, 2)
 
 
-def test_a_stream_asks_about_spliced_conversations_what_is_true_of_them() -> None:
-    def stream(spliced: float) -> QuestionStream:
-        made = QuestionStream(
-            tokens="nowhere",
-            backbone=TinyBackbone(),
-            stages=((4, 0, 0, 0, 0, 64),),
-            style="brief",
-            batch_size=16,
-            spliced=spliced,
-            soft=TOKENS,
-            length=128,
-            answer_length=16,
-        )
-        made._open.append(conversations())
-        return made
+def stream(spliced: float, **settings: Any) -> QuestionStream:
+    """About `conversations`."""
+    made = QuestionStream(
+        tokens="nowhere",
+        backbone=TinyBackbone(),
+        style="brief",
+        batch_size=16,
+        spliced=spliced,
+        soft=TOKENS,
+        length=128,
+        answer_length=16,
+        **({"stages": ((4, 0, 0, 0, 0, 64),)} | settings),
+    )
+    made._open.append(conversations())
+    return made
 
+
+def test_a_stream_asks_about_spliced_conversations_what_is_true_of_them() -> None:
     one, other = stream(4.0), stream(4.0)
     seen = 0
     for step in range(4):
@@ -99,3 +104,25 @@ def test_a_stream_asks_about_spliced_conversations_what_is_true_of_them() -> Non
     assert all(i == j for step in range(4) for (i, j), _ in stream(0.0).asked(step))
     with pytest.raises(InputError, match="spliced is -1"):
         stream(-1)
+
+
+def test_kinds_weigh_what_their_stage_says() -> None:
+    stages = ((2, 0, 32), (2, 0, 32), (2, 0, 32))
+    weights = (
+        {"single_azimuth_left": 0.0, "single_azimuth_right": 0.0},
+        {"single_azimuth_left": 1e9},
+    )
+    asked = stream(1.0, stages=stages, weights=weights)
+    kinds = [
+        Counter(question.kind for step in (first, first + 1) for _, question in asked.asked(step))
+        for first in (0, 2, 4)
+    ]
+    # Of conversations that are all 2 m away these four kinds can be asked.
+    wide = {"multi_azimuth_within": 8, "multi_azimuth_outside": 8}
+    assert kinds[0] == {kind: 2 * count for kind, count in wide.items()}
+    assert set(kinds[1]) == {"single_azimuth_left"}
+    assert kinds[2] == {**wide, "single_azimuth_left": 8, "single_azimuth_right": 8}
+    with pytest.raises(InputError, match="3 entries for 1 stages"):
+        stream(0.0, weights=({}, {}, {}))
+    with pytest.raises(InputError, match="no kind of question"):
+        stream(0.0, weights=({"left": 1.0},))
