@@ -92,9 +92,11 @@ def localize(
     """
     check_context(context)
     array = load_array(mics)
-    recording = open_recording(audio, array, sample_rate)
-    encoder = _load_model(model)
     hop = _hop_samples(hop_seconds)
+    recording = open_recording(audio, array, sample_rate)
+    if isinstance(audio, str | Path | np.ndarray):  # a live source would be waited for
+        recording.look_ahead()
+    encoder = _load_model(model)
     parts = list(_predict_blocks(recording, array, encoder, hop))
     notes = [*recording.finish(), *_array_notes(array)]
     answer = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
@@ -155,11 +157,12 @@ def stream(
     (all zero, copied mono) come when the audio ends.
     """
     array = load_array(mics)
+    hop = _hop_samples(hop_seconds)
     recording = open_recording(audio, array, sample_rate)
     encoder = _load_model(model)
     ambiguity = Ambiguity.of(array)
     loud = -np.inf
-    for answer in _predict_blocks(recording, array, encoder, _hop_samples(hop_seconds)):
+    for answer in _predict_blocks(recording, array, encoder, hop):
         for i, level in enumerate(answer["level_db"]):
             loud = max(loud, float(level))
             silent = bool(_is_silent(level, loud))

@@ -8,6 +8,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 
+from spatial_core import waits
 from spatial_core.command import check_plot, make_parser
 from spatial_core.errors import run_command
 
@@ -134,17 +135,19 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
 
 
 def _localize(arguments: argparse.Namespace) -> int:
+    check_plot(arguments.plot)
+    waits.keep_programs()
     from phasecoder.api import localize
     from phasecoder.localization import CONVENTION
 
-    check_plot(arguments.plot)
-    result = localize(
-        arguments.audio,
-        arguments.mics,
-        model=arguments.model,
-        hop_seconds=arguments.hop,
-        context=arguments.context,
-    )
+    with waits.told():
+        result = localize(
+            arguments.audio,
+            arguments.mics,
+            model=arguments.model,
+            hop_seconds=arguments.hop,
+            context=arguments.context,
+        )
     if arguments.plot:
         result.plot(arguments.plot)
     if arguments.json:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from spatial_core import waits
 from spatial_core.audio.io import load_audio
 from spatial_core.data.records import HOP, SAMPLE_RATE, WINDOW
 from spatial_core.errors import InputError
@@ -69,6 +70,7 @@ class Encoder:
         self.card = card
         self._params = jax.device_put(params)
         self._predict = jax.jit(task.predict)
+        self._ready: set[tuple[int, int]] = set()
 
     @property
     def name(self) -> str:
@@ -99,6 +101,9 @@ class Encoder:
         answers: dict[str, list[NDArray[Any]]] = {}
         for chunk, clips in _chunks(len(audio)):
             padded = _compact(audio[chunk], positions[chunk], mask[chunk], mics, clips)
+            if (mics, clips) not in self._ready:
+                self._ready.add((mics, clips))
+                waits.compiling(f"{most} channels")
             for key, value in self._predict(self._params, padded).items():
                 answers.setdefault(key, []).append(np.asarray(value)[: chunk.stop - chunk.start])
         joined = {key: np.concatenate(parts) for key, parts in answers.items()}
@@ -242,16 +247,17 @@ def load(path: str | Path | None = None) -> Encoder:
     Raises InputError if the checkpoint is missing, damaged (SHA-256), of a newer version, or if
     its tensors do not fit its config.
     """
-    import jax
-
-    from phasecoder.task import PhaseCoderTask, config_from_json
-
     directory = resolve(path)
+    waits.say(f"loading {directory.name}")
     if (directory / "checkpoints").is_dir():
         from phasecoder.trained import load_run
 
         return load_run(directory)
-    released = export.read_release(directory)
+    released = export.read_release(directory)  # before jax, which takes seconds to import
+    import jax
+
+    from phasecoder.task import PhaseCoderTask, config_from_json
+
     task = PhaseCoderTask(config_from_json(released.config.get("model", {})))
     like = jax.eval_shape(task.init, jax.random.key(0))
     params = export.fill_tree(like, released.tensors, str(released.path / export.TENSOR_FILE))

@@ -33,6 +33,8 @@ DEAD_POWER = 1e-6
 
 # The loudest stretch of this length is kept: enough for the delays between channels to be judged.
 EXCERPT = 6 * SAMPLE_RATE
+# As much is read before a model is loaded, where the end of a recording does not have to be waited for.
+AHEAD_SECONDS = 20.0
 
 AudioInput = str | Path | NDArray[Any] | Iterable[NDArray[Any]]
 
@@ -55,9 +57,26 @@ class Recording:
     _copies: NDArray[np.bool_] | None = None
     _clipped: int = 0
     _stretches: list[list[NDArray[np.float32]]] = field(default_factory=lambda: [[], []])
+    _ahead: list[NDArray[np.float32]] = field(default_factory=list)
 
     def __iter__(self) -> Iterator[NDArray[np.float32]]:
         """The blocks, each checked; raises InputError for NaN or infinite samples."""
+        while self._ahead:
+            yield self._ahead.pop(0)
+        yield from self._checked()
+
+    def look_ahead(self) -> None:
+        """Reads the first 20 s now, so that what is wrong with it is said before a model is loaded.
+
+        Raises InputError as iterating does, and as `finish` for a recording that ends within it.
+        """
+        for block in self._checked():
+            self._ahead.append(block)
+            if self.seconds >= AHEAD_SECONDS:
+                return
+        self.finish()
+
+    def _checked(self) -> Iterator[NDArray[np.float32]]:
         for block in self.blocks:
             if block.size == 0:
                 continue

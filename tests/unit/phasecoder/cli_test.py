@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 from phasecoder import cli, pretrained
 from phasecoder.plus import PlusConfig
 from phasecoder.task import PhaseCoderTask
+from spatial_core import waits
 from spatial_core.audio.io import write_wav
 from spatial_core.geometry.arrays import PRESETS, MicArray, preset
 from spatial_core.geometry.coords import to_cartesian
@@ -59,7 +61,9 @@ def test_table_summary_notes_and_convention_are_printed(recording, checkpoint, c
 
 def test_json_is_all_that_is_printed(recording, checkpoint, capsys):
     assert _localize(recording, checkpoint, "--json") == 0
-    document = json.loads(capsys.readouterr().out)
+    captured = capsys.readouterr()
+    assert captured.err.splitlines()[0] == "loading tiny ..." and "4 channels" in captured.err
+    document = json.loads(captured.out)
     assert document["array"] == "tetrahedron" and document["model"] == "tiny"
     assert [w["state"] for w in document["windows"]][-2:] == ["silence", "silence"]
 
@@ -105,6 +109,31 @@ def test_unusable_input_is_one_line_and_exit_code_2(
     captured = capsys.readouterr()
     assert captured.out == "" and captured.err.count("\n") == 1
     assert captured.err.startswith("phasecoder: error: ") and message in captured.err
+
+
+def test_a_mistake_is_said_before_jax_is_imported(recording):
+    code = (
+        "import sys; from phasecoder import cli\n"
+        f"for more in (['--mics', 'nao_8'], ['--mics', 'tetrahedron', '--model', 'nowhere']):\n"
+        f"    assert cli.main(['localize', {recording!r}, *more]) == 2\n"
+        "assert 'jax' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60)
+    assert done.returncode == 0, done.stderr.decode()
+
+
+def test_compiled_programs_are_kept_in_the_users_cache_unless_told_otherwise(monkeypatch, tmp_path):
+    names = ("JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS")
+    monkeypatch.setenv(names[0], "given")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    waits.keep_programs()
+    assert os.environ[names[0]] == "given" and not any(tmp_path.iterdir())
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
+    waits.keep_programs()
+    assert os.environ[names[0]] == str(tmp_path / "spatial-audio-stack" / "compiled")
+    for name in names:  # so that nothing of it is left when the patches are undone
+        monkeypatch.setenv(name, "0")
 
 
 def test_card_is_printed(checkpoint, capsys):
