@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import json
 import math
 from collections.abc import Iterator
@@ -158,12 +160,12 @@ class Localization:
     def to_table(self, max_rows: int | None = _TABLE_ROWS) -> str:
         """A table for the terminal; neighbouring windows share a row if there are more than rows.
 
-        A run of windows without speech is one row. A row's span reaches half way to its neighbours:
-        the windows themselves overlap. max_rows: None gives one row for each window with speech.
+        A run of windows without speech is one row, however short; only where there are more runs than
+        max_rows do rows mix, and then say how much of them is speech. A row's span reaches half way to
+        its neighbours: the windows themselves overlap. max_rows: None gives one row for each window with
+        speech.
         """
-        groups = list(self._runs(1))
-        if max_rows is not None and len(groups) > max_rows:
-            groups = list(self._runs(max(2, math.ceil(len(self) / max_rows))))
+        groups = self._grouped(max_rows)
         shared = any(rows.stop - rows.start > 1 for rows in groups)
         title = "from - to (s)" if shared else "time (s)"
         lines = [
@@ -172,8 +174,32 @@ class Localization:
         lines += [self._row(rows, shared) for rows in groups]
         return "\n".join(lines)
 
-    def _runs(self, size: int) -> Iterator[slice]:
-        """Rows of the table: `size` windows each; groups that all miss speech alike are joined."""
+    def _grouped(self, max_rows: int | None) -> list[slice]:
+        """Rows of the table: runs of one state, those of speech cut into pieces as long as is needed."""
+        if not len(self):
+            return []
+        changes = [i for i in range(1, len(self)) if self.state(i) != self.state(i - 1)]
+        runs = [slice(*ends) for ends in itertools.pairwise([0, *changes, len(self)])]
+        if max_rows is not None and len(runs) > max_rows:
+            return list(self._mixed(math.ceil(len(self) / max_rows)))
+
+        def pieces(size: int) -> list[slice]:
+            step = [size if self.speech[run.start] else len(self) for run in runs]
+            return [
+                slice(first, min(first + n, run.stop))
+                for run, n in zip(runs, step)
+                for first in range(run.start, run.stop, n)
+            ]
+
+        if max_rows is None:
+            return pieces(1)
+        sizes = range(1, len(self) + 1)
+        return pieces(
+            sizes[bisect.bisect_left(sizes, True, key=lambda n: len(pieces(n)) <= max_rows)]
+        )
+
+    def _mixed(self, size: int) -> Iterator[slice]:
+        """Rows of `size` windows each; those that all miss speech alike are joined."""
         pending: slice | None = None
         for rows in _groups(len(self), size):
             if pending and self._state(pending) == self._state(rows) != "speech":
@@ -217,7 +243,8 @@ class Localization:
         if self.elevation_sign is None and not math.isnan(elevation):
             shown = f"±{abs(elevation):.0f}"
         far = "-" if math.isnan(distance) else f"{distance:.1f} m"
-        return f"{when:>15}  {_whole(azimuth):>+8d}  {shown:>9}  {far:>8}  {mean(self.confidence):>10.2f}"
+        row = f"{when:>15}  {_whole(azimuth):>+8d}  {shown:>9}  {far:>8}  {mean(self.confidence):>10.2f}"
+        return row if heard.all() else f"{row}  speech in {100 * heard.mean():.0f} %"
 
     def summary(self) -> str:
         """One line: the overall direction, or that there is none."""

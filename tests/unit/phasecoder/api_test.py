@@ -265,6 +265,20 @@ def test_with_context_scattered_windows_give_one_direction_at_every_time():
     assert together.overall.share == pytest.approx(2 / 3, abs=0.1)
 
 
+@pytest.mark.parametrize("bad", ["silence", "copies", "nan"])
+def test_what_is_wrong_with_a_recording_is_said_before_the_model_is_loaded(bad, monkeypatch):
+    monkeypatch.setattr(api, "load", lambda model: pytest.fail("the model was loaded"))
+    audio = plane_wave("nao_8", 0, seconds=0.5)
+    if bad == "silence":
+        audio[:] = 0
+    elif bad == "copies":
+        audio[:] = audio[0]
+    else:
+        audio[2, 100] = np.nan
+    with pytest.raises(InputError, match=r"digital silence|identical|is nan"):
+        api.localize(audio, "nao_8", RATE)
+
+
 def test_average_across_the_back_does_not_point_forward():
     mean, spread, share, _ = robust_azimuth(np.array([178.0, -178.0, 180.0, 20.0]), np.ones(4))
     assert azimuth_error(mean, 180) < 1e-6 and spread < 3 and share == pytest.approx(0.75)
@@ -294,6 +308,21 @@ def test_a_run_without_speech_is_one_row_with_its_span(rows):
     # Windows that start within 0.125 s of the edges still hear the sound.
     assert start == pytest.approx(1.1, abs=0.15) and stop == pytest.approx(2.5, abs=0.15)
     assert len([w for w in result.to_dict()["windows"] if w["state"] == "silence"]) > 5
+
+
+def test_a_pause_shorter_than_a_row_is_still_a_row():
+    """20 s make rows of almost a second; half a second of silence is not lost in them."""
+    result = _pausing(10.0, 0.6, 9.4)
+    lines = result.to_table(24).splitlines()[1:]
+    (pause,) = [number for number, line in enumerate(lines) if "silence" in line]
+    assert len(lines) <= 24 and 0 < pause < len(lines) - 1
+    assert [w["state"] for w in result.to_dict()["windows"]].count("silence") < 6
+
+
+def test_rows_that_must_mix_say_how_much_of_them_is_speech():
+    result = _pausing(*[0.6] * 21)
+    lines = result.to_table(6).splitlines()[1:]
+    assert len(lines) <= 6 and all("speech in " in line for line in lines)
 
 
 def test_the_spans_of_the_table_do_not_overlap():
