@@ -22,13 +22,13 @@ import numpy as np
 
 from llm_bridge.lora import LoraConfig, parameter_count
 from llm_bridge.protocol import Backbone
+from llm_bridge.shipped import RELEASE
 from spatial_core.config import resolved
 from spatial_core.errors import InputError
 from spatial_core.io import export
 from spatial_core.train.checkpoint import Checkpoints
 from spatial_core.typing import Params
 
-RELEASE = export.Kind("spatial-audio-bridge/1", "adapter.safetensors", "bridge.json")
 # Settings of a language model that name files of one machine: a release leaves them to its user.
 LOCAL = ("weights", "tokenizer_file")
 _REQUIRED = ("base_model", "base_digest", "ids", "lora", "audio_digest", "encoder_digest", "hop")

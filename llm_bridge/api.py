@@ -21,22 +21,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llm_bridge.generate import Asked, Generator
-from llm_bridge.layout import MAX_SECONDS, MAX_SOFT, make_row, token_count
+from llm_bridge.layout import MAX_SOFT, make_row
 from llm_bridge.protocol import AudioEncoder
 from llm_bridge.qa.answers import parse_answer
 from llm_bridge.qa.book import QuestionBook
 from llm_bridge.routing import check_task
-from llm_bridge.tokens.clips import Clip
+from llm_bridge.sound import Sound, read_sound
+from llm_bridge.spoken import Spoken, once
 from llm_bridge.tokens.encode import encode_clips, encoder_digest
+from llm_bridge.tokens.record import Clip
 from llm_bridge.trained import Trained
 from llm_bridge.trained import load as load_trained
 from phasecoder.api import MicsInput
 from phasecoder.pretrained import Encoder
 from phasecoder.pretrained import load as load_encoder
-from phasecoder.recording import AudioInput, open_recording
-from spatial_core.data.records import HOP, SAMPLE_RATE
-from spatial_core.errors import InputError
-from spatial_core.geometry.arrays import MicArray, load_array
+from phasecoder.recording import AudioInput
+from spatial_core import waits
+from spatial_core.data.records import HOP
 
 # Few shapes, few programs to compile: 5, 10, 20 and 30 s.
 _SOFT = (32, 63, 125, MAX_SOFT)
@@ -44,48 +45,7 @@ _LENGTH_STEP = 64
 # Level of the voices in training, and the probability from which a window has speech.
 _RMS = 0.05
 _SPEECH = 0.5
-_SIDES = (
-    "right",
-    "front right",
-    "front",
-    "front left",
-    "left",
-    "behind left",
-    "behind",
-    "behind right",
-)
-
-
-@dataclass(frozen=True)
-class Spoken:
-    """A talker in an answer; None for what it does not say or says unusably.
-
-    azimuth: degrees as in answers, 0 right, 90 front, 180 left, 270 behind; elevation up from the
-    horizontal; distance in metres.
-    """
-
-    azimuth: float | None = None
-    elevation: float | None = None
-    distance: float | None = None
-    words: str | None = None
-
-    def __str__(self) -> str:
-        parts = []
-        if self.azimuth is not None:
-            parts.append(f"{self.side} ({self.azimuth:.0f} degrees)")
-        if self.elevation:
-            parts.append(
-                f"{abs(self.elevation):.0f} degrees {'up' if self.elevation > 0 else 'down'}"
-            )
-        if self.distance is not None:
-            parts.append(f"{self.distance:.1f} m off")
-        text = ", ".join(parts)
-        return f"{text}: {self.words!r}" if self.words and text else self.words or text
-
-    @property
-    def side(self) -> str | None:
-        """Direction in a word or two, None without an azimuth."""
-        return None if self.azimuth is None else _SIDES[round(self.azimuth / 45) % 8]
+_WHEN = ("first", "then")
 
 
 @dataclass(frozen=True)
@@ -116,21 +76,14 @@ class Answer:
         """The answer in plain words, one line for each talker; empty where the text says it already."""
         if self.task in (2, 4) or not (self.talkers or not self.problems):
             return ""
-        return "\n".join(map(str, self.talkers)) or "nobody talks"
+        talkers = [str(talker) for talker in self.talkers]
+        if len(talkers) > 1:
+            talkers = [f"{when} {who}" for when, who in zip(_WHEN, talkers)]
+        return "\n".join(f"{each[0].upper()}{each[1:]}" for each in talkers) or "Nobody talks"
 
     def to_json(self, indent: int | None = 2) -> str:
         """All fields as JSON; indent None: on one line."""
         return json.dumps(dataclasses.asdict(self), indent=indent, ensure_ascii=False)
-
-
-@dataclass(frozen=True, eq=False)
-class Sound:
-    """A recording, or a part of it, that was read and found usable: samples [m, t] at 16 kHz."""
-
-    samples: NDArray[np.float32]
-    array: MicArray
-    notes: tuple[str, ...]
-    source: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,7 +150,9 @@ class BridgeModel:
         """A text of the model, read."""
         chosen = check_task(task, question)
         parsed = parse_answer(chosen, text, strict=False)
-        talkers, yes = _read(chosen, parsed.value)
+        named, yes = _read(chosen, parsed.value)
+        talkers = once(named)
+        told = () if talkers == named else ("the model named one place twice: told as one talker",)
         return Answer(
             text=text,
             question=question,
@@ -205,7 +160,7 @@ class BridgeModel:
             talkers=talkers,
             yes=yes,
             problems=parsed.problems,
-            notes=heard.notes,
+            notes=(*heard.notes, *told),
             model_name=self.trained.name,
             source=heard.source,
             array_name=heard.array_name,
@@ -217,38 +172,10 @@ class BridgeModel:
         length = max(-(-prompt // _LENGTH_STEP) * _LENGTH_STEP, 2 * soft + 4)
         key = (soft, length, max_new)
         if key not in self._generators:
+            waits.compiling("answers")
             task = dataclasses.replace(self.trained.task, soft=soft, length=length)
             self._generators[key] = Generator(task, max_new, batch_size=1)
         return self._generators[key]
-
-
-def read_sound(
-    audio: AudioInput,
-    mics: MicsInput,
-    sample_rate: int | None = None,
-    start: float = 0.0,
-    seconds: float | None = None,
-) -> Sound:
-    """A recording, or `seconds` of it from `start` on; arguments and errors as in `ask`."""
-    array = load_array(mics)
-    first, last = _span(start, seconds)
-    recording = open_recording(audio, array, sample_rate)
-    blocks: list[NDArray[np.float32]] = []
-    for block in recording:
-        blocks.append(block)
-        if recording.samples > last:
-            break
-    notes = tuple(dict.fromkeys(recording.finish()))
-    samples = np.concatenate(blocks, axis=1)[:, first:last]
-    count = token_count(samples.shape[1])
-    if count == 0:
-        raise InputError(f"{recording.name} ends before start={start:g} s")
-    if count > MAX_SOFT:
-        raise InputError(
-            f"{recording.name} is longer than {MAX_SECONDS:.0f} s, all that the language model hears "
-            "at once: choose a part, such as start=0, seconds=30 (--start 0 --seconds 30)"
-        )
-    return Sound(samples, array, notes, recording.name)
 
 
 def load_model(
@@ -330,18 +257,6 @@ def ask_stream(
     loaded = model if isinstance(model, BridgeModel) else load_model(model, weights=weights)
     heard = loaded.hear(sound)
     return loaded.stream(heard, question, task, max_new)
-
-
-def _span(start: float, seconds: float | None) -> tuple[int, int]:
-    """First and last sample wanted; without an end, some more than may be heard."""
-    if not 0 <= start < np.inf or (seconds is not None and not 0 < seconds <= MAX_SECONDS):
-        raise InputError(
-            f"start={start}, seconds={seconds}: start at 0 s or later, and take up to "
-            f"{MAX_SECONDS:.0f} s"
-        )
-    first = round(start * SAMPLE_RATE)
-    length = (MAX_SOFT + 1) * HOP if seconds is None else max(1, round(seconds * SAMPLE_RATE))
-    return first, first + length
 
 
 def _levelled(mono: NDArray[np.float32], speech: NDArray[np.bool_]) -> NDArray[np.float32]:

@@ -1,17 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The `spatial-ask` command: a question about a recording, and the answer as it is made."""
+"""The `spatial-ask` command: a question about a recording, and the answer in words."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from spatial_core import waits
 from spatial_core.errors import InputError, run_command
 
 if TYPE_CHECKING:
-    from llm_bridge.api import BridgeModel, Heard
+    from llm_bridge.api import Answer, BridgeModel, Heard
+    from llm_bridge.sound import Sound
 
 _DESCRIPTION = """Ask about a recording of a microphone array in plain words.
 
@@ -30,6 +33,7 @@ examples:
   spatial-ask meeting.wav --mics my_array.json --start 60 --seconds 20 "Who says what, and from where?"
   spatial-ask room.wav --mics my_array.json < questions.txt          # one question a line
 
+The answer is told in words; --json has the model's own text and the values.
 Which of the four kinds a question is, is guessed from its words; --task says it outright. At most 30 s
 are heard at once: choose them with --start and --seconds. Where the talkers are, without a language
 model and every 160 ms: `phasecoder localize`.
@@ -96,43 +100,73 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from llm_bridge.api import load_model, read_sound
+    # What is wrong is said before the models are loaded, which takes a while.
+    sound = _checked(arguments)
+    waits.keep_programs()
+    with waits.told():
+        waits.say("loading the language model")
+        from llm_bridge.api import load_model
+
+        model = load_model(
+            arguments.model, arguments.encoder, arguments.weights, arguments.tokenizer
+        )
+        heard = model.hear(sound)
+        answers = [
+            _answer(model, heard, question, arguments)
+            for question in _questions(arguments.question)
+        ]
+    if not arguments.json:
+        _print_notes(heard, answers)
+    return 0
+
+
+def _print_notes(heard: Heard, answers: Sequence[Answer]) -> None:
+    """What to know of the recording and of the answers, and the angles' convention if there are any."""
+    from llm_bridge.spoken import CONVENTION
+
+    notes = [*heard.notes, *(note for answer in answers for note in answer.notes)]
+    for note in dict.fromkeys(notes):
+        print(f"Note: {note}.")
+    if any(talker.azimuth is not None for answer in answers for talker in answer.talkers):
+        print(f"Convention: {CONVENTION}.")
+
+
+def _checked(arguments: argparse.Namespace) -> Sound:
+    """The recording; InputError for any argument that cannot be used."""
     from llm_bridge.routing import check_task
 
     if arguments.question is not None:
         check_task(arguments.task, arguments.question)
     if arguments.max_new < 1:
         raise InputError(f"--max-new {arguments.max_new}: give at least 1")
-    # What is wrong with the recording is said before the models are loaded, which takes a while.
-    sound = read_sound(
+    for flag, path in (("--weights", arguments.weights), ("--tokenizer", arguments.tokenizer)):
+        if path is not None and not Path(path).exists():
+            raise InputError(f"{flag} {path}: there is nothing")
+    from llm_bridge.shipped import resolve
+    from llm_bridge.sound import read_sound
+    from phasecoder.pretrained import resolve as resolve_encoder
+
+    resolve(arguments.model)
+    resolve_encoder(arguments.encoder)
+    return read_sound(
         arguments.audio, arguments.mics, start=arguments.start, seconds=arguments.seconds
     )
-    model = load_model(arguments.model, arguments.encoder, arguments.weights, arguments.tokenizer)
-    heard = model.hear(sound)
-    for question in _questions(arguments.question):
-        _answer(model, heard, question, arguments)
-    if not arguments.json:
-        for note in heard.notes:
-            print(f"Note: {note}.")
-    return 0
 
 
-def _answer(model: BridgeModel, heard: Heard, question: str, arguments: argparse.Namespace) -> None:
-    """Prints one answer, its text while it is being made."""
-    pieces = []
-    for piece in model.stream(heard, question, arguments.task, arguments.max_new):
-        pieces.append(piece)
-        if not arguments.json:
-            print(piece, end="", flush=True)
-    answer = model.answer(heard, question, "".join(pieces), arguments.task)
+def _answer(
+    model: BridgeModel, heard: Heard, question: str, arguments: argparse.Namespace
+) -> Answer:
+    """Prints one answer in words, the model's own text where it says no place."""
+    text = "".join(model.stream(heard, question, arguments.task, arguments.max_new))
+    answer = model.answer(heard, question, text, arguments.task)
     if arguments.json:
         print(answer.to_json(2 if arguments.question is not None else None), flush=True)
-        return
-    print()
-    for line in filter(None, answer.explain().splitlines()):
-        print(f"  {line}")
+        return answer
+    for line in (answer.explain() or answer.text).splitlines():
+        print(line, flush=True)
     for problem in answer.problems:
-        print(f"  Unclear: {problem}.")
+        print(f"  Unclear: {problem}.", flush=True)
+    return answer
 
 
 def _questions(given: str | None) -> Iterator[str]:

@@ -12,13 +12,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from llm_bridge.protocol import Backbone
 from spatial_core.data.records import HOP, SAMPLE_RATE
 from spatial_core.errors import InputError
+
+if TYPE_CHECKING:
+    from llm_bridge.protocol import Backbone
 
 SPATIAL, MONO = -1, -2
 MAX_SECONDS = 30.0

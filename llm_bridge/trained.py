@@ -15,8 +15,9 @@ from typing import Any
 import jax
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from llm_bridge.adapters import LOCAL, RELEASE, SavedBridge, load_bridge, model_metadata
+from llm_bridge.adapters import LOCAL, SavedBridge, load_bridge, model_metadata
 from llm_bridge.protocol import Backbone
+from llm_bridge.shipped import resolve
 from llm_bridge.task import BridgeTask
 from spatial_core.errors import InputError
 from spatial_core.train.checkpoint import Checkpoints
@@ -31,8 +32,6 @@ BACKBONES = {
     "Gemma3nBackbone": "llm_bridge.backbones.gemma3n.backbone",
     "Phi4Backbone": "llm_bridge.backbones.phi4.backbone",
 }
-_SHIPPED = Path(__file__).parent / "pretrained"
-DEFAULT_NAME = "tiny"
 # Environment variables for the files of `adapters.LOCAL`.
 FILES = ("LLM_BRIDGE_WEIGHTS", "LLM_BRIDGE_TOKENIZER")
 
@@ -56,30 +55,6 @@ class Trained:
     def trained_with(self, key: str, default: Any) -> Any:
         """A setting of the questions it was trained on, such as `style` or `book`."""
         return dict(self.saved.training.get("data") or {}).get(key, default)
-
-
-def shipped() -> dict[str, Path]:
-    """The bridges inside the package, by name."""
-    return {path.parent.name: path.parent for path in sorted(_SHIPPED.glob(f"*/{RELEASE.config}"))}
-
-
-def resolve(model: str | Path | None) -> Path:
-    """The folder of a bridge: a path, the name of a shipped one, or None for the default."""
-    known = shipped()
-    if model is None:
-        if not known:
-            raise InputError(
-                "no trained bridge ships with this installation: train one "
-                "(--run_mode=train --gin_file=experiments/bridge_tiny.gin) and give its folder as model"
-            )
-        return known.get(DEFAULT_NAME) or next(iter(known.values()))
-    if str(model) in known:
-        return known[str(model)]
-    path = Path(model)
-    if not path.is_dir():
-        names = ", ".join(known) or "none in this installation"
-        raise InputError(f"model {str(model)!r} is neither a folder nor a shipped bridge ({names})")
-    return path
 
 
 def load(

@@ -46,14 +46,16 @@ def compiling(what: str) -> None:
 @contextmanager
 def told() -> Iterator[None]:
     """Within it, what is said reaches stderr."""
-    handler, level = _Stderr(), _LOG.level
+    handler, level, propagate = _Stderr(), _LOG.level, _LOG.propagate
     _LOG.addHandler(handler)
     _LOG.setLevel(logging.INFO)
+    _LOG.propagate = False  # others, such as absl, would say it again
     try:
         yield
     finally:
         _LOG.removeHandler(handler)
         _LOG.setLevel(level)
+        _LOG.propagate = propagate
 
 
 def keep_programs() -> None:

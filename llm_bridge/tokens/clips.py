@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llm_bridge.conversations import ConversationConfig, Conversations
-from llm_bridge.tokens.record import Talker
+from llm_bridge.tokens.record import Clip as Clip
 from spatial_core.audio.io import load_audio, stream_audio
 from spatial_core.config import resolved
 from spatial_core.data.layouts import audio_files
@@ -25,20 +25,6 @@ from spatial_core.geometry.arrays import MicArray, load_array
 
 MAX_SECONDS = 30
 """Longest clip: 188 tokens, the language model's limit for audio."""
-
-
-@dataclass(frozen=True, eq=False)
-class Clip:
-    """One clip before it is encoded: channels float32 [m, t] at 16 kHz, the rest as in TokenRecord."""
-
-    key: str
-    channels: NDArray[np.float32]
-    array: MicArray
-    talkers: tuple[Talker, ...]
-    audio: NDArray[np.float32]
-    mixed: NDArray[np.float32]
-    seed: int
-    rt60: float
 
 
 class Clips(Protocol):

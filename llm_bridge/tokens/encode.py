@@ -8,8 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from llm_bridge.tokens.clips import Clip
-from llm_bridge.tokens.record import HEADS, TokenRecord
+from llm_bridge.tokens.record import HEADS, Clip, TokenRecord
 from phasecoder.api import spread_microphones
 from phasecoder.pretrained import CHANNEL_BUCKETS, MAX_MICS, Batch, Encoder, window_batch
 from spatial_core.data.records import HOP, SAMPLE_RATE, WINDOW

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from spatial_core.data.records import SAMPLE_RATE
 from spatial_core.data.shards import pack_header, read_header
 from spatial_core.errors import InputError
+from spatial_core.geometry.arrays import MicArray
 
 HEADS = ("azimuth", "elevation", "distance", "speech_probability", "confidence")
 _MAGIC = b"SBT1"
@@ -40,6 +41,20 @@ class Talker:
     distance: float
     transcript: str
     speaker: str
+
+
+@dataclass(frozen=True, eq=False)
+class Clip:
+    """One clip before it is encoded: channels float32 [m, t] at 16 kHz, the rest as in TokenRecord."""
+
+    key: str
+    channels: NDArray[np.float32]
+    array: MicArray
+    talkers: tuple[Talker, ...]
+    audio: NDArray[np.float32]
+    mixed: NDArray[np.float32]
+    seed: int
+    rt60: float
 
 
 @dataclass(frozen=True, eq=False)

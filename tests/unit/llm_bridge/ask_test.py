@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -14,6 +17,7 @@ from llm_bridge import api, cli
 from llm_bridge.api import BridgeModel, Spoken, ask, ask_stream, read_sound
 from llm_bridge.qa.book import QuestionBook
 from llm_bridge.routing import guess_task
+from llm_bridge.spoken import once
 from llm_bridge.trained import load, resolve
 from spatial_core.data.records import HOP, SAMPLE_RATE
 from spatial_core.errors import InputError
@@ -135,8 +139,8 @@ def test_answers_are_read_in_the_convention_of_questions(model, says):
     answer = ask(SOUND, MICS, "Where is everybody?", model, sample_rate=SAMPLE_RATE)
     assert answer.talkers == (Spoken(180.0, 10.0, 1.7), Spoken(270.0, 0.0, 4.4))
     assert answer.explain().splitlines() == [
-        "left (180 degrees), 10 degrees up, 1.7 m off",
-        "behind (270 degrees), 4.4 m off",
+        "First a talker 90 degrees to the left (azimuth 180), 10 degrees up, 1.7 m away",
+        "Then a talker straight behind you (azimuth 270), 4.4 m away",
     ]
     says("yes")
     assert ask(SOUND, MICS, "Is it left?", model, sample_rate=SAMPLE_RATE).yes is True
@@ -147,6 +151,34 @@ def test_answers_are_read_in_the_convention_of_questions(model, says):
     assert ask(SOUND, MICS, LEFT, model, sample_rate=SAMPLE_RATE).talkers == ()
     answer = ask(SOUND, MICS, LEFT, model, sample_rate=SAMPLE_RATE, task=2)
     assert answer.task == 2 and json.loads(answer.to_json())["yes"] is None
+
+
+@pytest.mark.parametrize(
+    ("azimuth", "said"),
+    [
+        (90, "straight ahead"),
+        (130, "40 degrees to the left"),
+        (0, "90 degrees to the right"),
+        (320, "130 degrees to the right, behind you"),
+        (270, "straight behind you"),
+    ],
+)
+def test_directions_are_said_as_whoever_looks_along_y_sees_them(azimuth, said):
+    assert str(Spoken(float(azimuth))) == f"a talker {said} (azimuth {azimuth})"
+
+
+def test_one_place_named_twice_is_one_talker_unless_other_words_come_from_there(model, says):
+    place = "azimuth_degrees_#=060, elevation_degrees_#=090, distance_meters_#=22"
+    says(f"{place}, {place}".replace("#", "1", 3).replace("#", "2"))
+    answer = ask(SOUND, MICS, "Where is everybody?", model, sample_rate=SAMPLE_RATE)
+    assert answer.talkers == (Spoken(60.0, 0.0, 2.2),) and "told as one" in answer.notes[-1]
+    near, far = Spoken(60.0, 0.0, 2.2, "So it is."), Spoken(70.0, 10.0, 2.8)
+    assert once((near, far)) == (near,)
+    assert once((far, near)) == (dataclasses.replace(far, words="So it is."),)
+    assert len(once((near, dataclasses.replace(near, words="No.")))) == 2
+    assert len(once((near, Spoken(80.0, 0.0, 2.2)))) == 2
+    assert len(once((near, Spoken(60.0, 0.0, 3.3)))) == 2
+    assert len(once((Spoken(), Spoken()))) == 2
 
 
 @pytest.mark.parametrize(
@@ -195,7 +227,7 @@ def test_a_bridge_of_another_grid_is_refused(folder, tmp_path):
 
 
 def test_no_bridge_at_all_is_a_clear_error(tmp_path, monkeypatch):
-    monkeypatch.setattr("llm_bridge.trained._SHIPPED", tmp_path)
+    monkeypatch.setattr("llm_bridge.shipped._SHIPPED", tmp_path)
     with pytest.raises(InputError, match="no trained bridge ships"):
         resolve(None)
 
@@ -213,15 +245,15 @@ def command(folder, model, monkeypatch):
     return lambda *arguments: cli.main(list(arguments))
 
 
-def test_the_command_prints_the_answer_as_it_is_made(command, recording, says, capsys):
+def test_the_command_prints_the_answer_in_words(command, recording, says, capsys):
     asked = says("azimuth_degrees_1=000, elevation_degrees_1=090, ", "distance_meters_1=12")
     assert command(recording, "--mics", MICS, "Where is the voice?") == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith(
-        "azimuth_degrees_1=000, elevation_degrees_1=090, distance_meters_1=12"
-    )
-    assert lines[1] == "  right (0 degrees), 1.2 m off"
+    captured = capsys.readouterr()
+    lines = captured.out.splitlines()
+    assert lines[0] == "A talker 90 degrees to the right (azimuth 0), 1.2 m away"
     assert any("azimuth_2 is missing" in line for line in lines) and len(asked) == 1
+    assert lines[-1].startswith("Convention: you stand") and "azimuth_degrees" not in captured.out
+    assert captured.err.splitlines()[0] == "loading the language model ..."
 
 
 def test_the_command_as_json_and_with_questions_line_by_line(
@@ -259,3 +291,17 @@ def test_mistakes_end_with_code_2_and_one_line(command, recording, capsys):
     assert command(recording, "--mics", "no_such_array", LEFT) == 2
     errors = capsys.readouterr().err.splitlines()
     assert len(errors) == 3 and all(line.startswith("spatial-ask: error: ") for line in errors)
+
+
+def test_a_mistake_is_said_before_jax_is_imported(recording):
+    code = (
+        "import sys; from llm_bridge import cli\n"
+        f"good = [{recording!r}, '--mics', {MICS!r}, {LEFT!r}]\n"
+        "for more in (['--start', '9'], ['--model', 'nowhere'], ['--encoder', 'nowhere'],\n"
+        "             ['--weights', 'nowhere'], ['--max-new', '0']):\n"
+        "    assert cli.main([*good, *more]) == 2, more\n"
+        "assert cli.main([*good[:3], ' ']) == 2\n"
+        "assert 'jax' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60)
+    assert done.returncode == 0, done.stderr.decode()
