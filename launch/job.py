@@ -167,9 +167,8 @@ class JobSpec:
                 f"--run_mode={self.run_mode} is unknown; choose among {known}"
                 f"{near(self.run_mode, MODES)}"
             )
-        shared = self.run_mode in BY_SEVERAL or MODES[self.run_mode].on_beam
         hosts = self.tpu.hosts * self.slices
-        if hosts > 1 and not shared:
+        if hosts > 1 and self.run_mode not in BY_SEVERAL:
             raise InputError(
                 f"--run_mode={self.run_mode} works in one process, and this job has {hosts} hosts: give a "
                 "--tpu of one host, as v5p-8"

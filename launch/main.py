@@ -49,6 +49,7 @@ from launch.modes import (
     ROOTS,
     Mode,
     beam_engine,
+    in_share,
     shared_engine,
 )
 from spatial_core.config import gin_setup
@@ -155,14 +156,18 @@ def run(bindings: list[str], after: Sequence[str] = ()) -> int:
 
 def _by_several(mode: Mode) -> Mode:
     """The mode, of which each process of several makes a share; refused if it cannot be shared."""
-    if not _several() or _RUN_MODE.value in BY_SEVERAL:
+    if not _several():
         return mode
+    if mode.shared:
+        return replace(mode, run=partial(in_share, mode.run, _workdir()))
     if mode.on_beam and _ENGINE.value == "here":
         return replace(mode, run=partial(mode.run, engine=shared_engine()))
-    able = ", ".join([*BY_SEVERAL, *(name for name, each in MODES.items() if each.on_beam)])
+    if _RUN_MODE.value in BY_SEVERAL and not mode.on_beam:
+        return mode
     raise InputError(
         f"--run_mode={_RUN_MODE.value} works in one process, and this is one of several: start it on "
-        f"one host, without --coordinator (a TPU slice of one host, such as v5p-8). Several share {able}"
+        f"one host, without --coordinator (a TPU slice of one host, such as v5p-8). Several share "
+        + ", ".join(BY_SEVERAL)
     )
 
 
@@ -181,7 +186,7 @@ def _with_engine(mode: Mode, after: Sequence[str]) -> Mode:
 def _run_in(workdir: Path, mode: Mode) -> int:
     """Runs in a folder, which may be in a bucket; refused before anything is done if it cannot be."""
     name = _RUN_MODE.value
-    by_pipeline = _ENGINE.value == "beam" or _several()
+    by_pipeline = _ENGINE.value == "beam" or (_several() and mode.on_beam)
     if name in IN_BUCKETS or by_pipeline or not places.is_remote(workdir):
         return mode.run(workdir)
     if name not in COPIED_TO_BUCKETS:
@@ -193,8 +198,10 @@ def _run_in(workdir: Path, mode: Mode) -> int:
     places.make_folder(workdir)
     with tempfile.TemporaryDirectory() as folder:
         code = mode.run(Path(folder))
+        written = any(Path(folder).iterdir())  # of several processes only by the first
         places.copy_files(Path(folder), workdir)
-    print(f"copied to {workdir}", flush=True)
+    if written:
+        print(f"copied to {workdir}", flush=True)
     return code
 
 
@@ -209,6 +216,7 @@ def _mode(name: str) -> Mode:
 def _set_up_jax() -> None:
     from spatial_core.train import distributed, heap
 
+    mode = _mode(_RUN_MODE.value)
     if _RUN_MODE.value == "train":
         heap.keep_freed_memory()
     if _DETERMINISTIC.value:
@@ -219,7 +227,7 @@ def _set_up_jax() -> None:
         _PROCESS_ID.value,
         _HEARTBEAT.value,
         # Who has made its share waits for the others when it ends.
-        end_seconds=distributed.A_WEEK if _mode(_RUN_MODE.value).on_beam else 300,
+        end_seconds=distributed.A_WEEK if mode.on_beam or mode.shared else 300,
     )
     if distributed.several():
         # absl's list of all extension modules would hide why JAX aborts this process: another is gone.

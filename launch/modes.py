@@ -28,7 +28,7 @@ class Mode:
     for a workdir and the name of the experiment. needs: configurables of which one must have
     settings. example: a shipped file that has them. also: further configurables that it builds.
     on_beam: whether it writes shards, which a pipeline or several processes can make (`run` then takes
-    engine=).
+    engine=). shared: whether several processes can share it (`run` then takes share=).
     """
 
     help: str
@@ -38,6 +38,7 @@ class Mode:
     example: str
     also: tuple[str, ...] = ()
     on_beam: bool = False
+    shared: bool = False
 
     @property
     def roots(self) -> tuple[str, ...]:
@@ -71,8 +72,8 @@ def _precompile(workdir: Path) -> int:
     return 0
 
 
-def _evaluate(workdir: Path) -> int:
-    report = gin_setup.build("EvalConfig").run(workdir)
+def _evaluate(workdir: Path, **share: Any) -> int:
+    report = gin_setup.build("EvalConfig").run(workdir, **share)
     print(report.to_markdown())
     _say(f"report and figures in {workdir}")
     return 0
@@ -117,6 +118,21 @@ def shared_engine() -> Any:
     return on_hosts.engine(jax.process_index(), jax.process_count(), distributed.run_name())
 
 
+def in_share(run: Callable[..., int], exchange: Path, workdir: Path) -> int:
+    """Runs this process's share of an evaluation of several; answers are handed over in `exchange`."""
+    import jax
+
+    from spatial_core.eval.sharing import HandedOver, Share
+    from spatial_core.train import distributed
+
+    share = Share(jax.process_index(), jax.process_count(), exchange, distributed.run_name())
+    try:
+        return run(workdir, share=share)
+    except HandedOver as done:
+        _say(str(done))
+        return 0
+
+
 def _export_tokens(workdir: Path, **engine: Any) -> int:
     from llm_bridge.tokens.export import export_tokens
 
@@ -141,22 +157,22 @@ def _export_scenes(workdir: Path, **engine: Any) -> int:
     return 0
 
 
-def _evaluate_bridge(workdir: Path) -> int:
-    report = gin_setup.build("BridgeEvalConfig").run(workdir, say=_say)
+def _evaluate_bridge(workdir: Path, **share: Any) -> int:
+    report = gin_setup.build("BridgeEvalConfig").run(workdir, say=_say, **share)
     print(report.glance())
     _say(f"report, answers and figures in {workdir}")
     return 0
 
 
-def _evaluate_scenes(workdir: Path) -> int:
-    report = gin_setup.build("SceneEvalConfig").run(workdir, say=_say)
+def _evaluate_scenes(workdir: Path, **share: Any) -> int:
+    report = gin_setup.build("SceneEvalConfig").run(workdir, say=_say, **share)
     print(report.glance())
     _say(f"report, answers and figures in {workdir}")
     return 0
 
 
-def _evaluate_seld(workdir: Path) -> int:
-    report = gin_setup.build("SeldEvalConfig").run(workdir, say=_say)
+def _evaluate_seld(workdir: Path, **share: Any) -> int:
+    report = gin_setup.build("SeldEvalConfig").run(workdir, say=_say, **share)
     print(report.glance())
     _say(f"report in {workdir}")
     return 0
@@ -209,6 +225,7 @@ MODES: dict[str, Mode] = {
         previews.evaluate,
         ("EvalConfig",),
         "runs/eval.gin",
+        shared=True,
     ),
     "inspect": Mode(
         "settings, parameters, shards and a batch of a training to look at; the scenes of a bank",
@@ -248,6 +265,7 @@ MODES: dict[str, Mode] = {
         previews.evaluate_bridge,
         ("BridgeEvalConfig",),
         "runs/eval_bridge.gin",
+        shared=True,
     ),
     "eval_scenes": Mode(
         "score a model's descriptions of scenes, its controls and chance",
@@ -255,6 +273,7 @@ MODES: dict[str, Mode] = {
         previews.evaluate_scenes,
         ("SceneEvalConfig",),
         "runs/eval_scenes.gin",
+        shared=True,
     ),
     "eval_seld": Mode(
         "score a spatial encoder: what sounds where in scenes",
@@ -262,6 +281,7 @@ MODES: dict[str, Mode] = {
         previews.evaluate_seld,
         ("SeldEvalConfig",),
         "runs/eval_seld.gin",
+        shared=True,
     ),
     "release": Mode(
         "calibrate and measure a run, write its checkpoint",
@@ -280,7 +300,6 @@ MODES: dict[str, Mode] = {
 }
 # Modes that write to gs:// as they go, and those whose files are copied there when they are done.
 IN_BUCKETS = ("train", "precompile")
-# Besides those that write shards.
-BY_SEVERAL = ("train",)
+BY_SEVERAL = ("train", *(name for name, mode in MODES.items() if mode.on_beam or mode.shared))
 COPIED_TO_BUCKETS = ("eval", "inspect", "eval_bridge", "eval_scenes", "eval_seld")
 ROOTS = sorted({root for mode in MODES.values() for root in mode.roots})

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from llm_bridge.tokens.token_set import TokenSet
 from llm_bridge.trained import Trained, load
 from spatial_core.data.shards import Report
 from spatial_core.errors import InputError
+from spatial_core.eval.sharing import ALONE, Share
 from spatial_core.typing import Params
 
 Plan = Sequence[tuple[int, Question]]
@@ -86,8 +88,11 @@ class BridgeEvalConfig:
                 "no negative number, and at least one question and one id at once"
             )
 
-    def run(self, directory: str | Path, say: Say = print) -> BridgeReport:
-        """Evaluates and writes report.md, report.json, answers.jsonl and figures into the directory."""
+    def run(self, directory: str | Path, say: Say = print, share: Share = ALONE) -> BridgeReport:
+        """Evaluates and writes report.md, report.json, answers.jsonl and figures into the directory.
+
+        share: of the questions, that this process asks; see `Share.gather` for how the others end.
+        """
         trained = load(self.model, self.which, self.weights)
         found = TokenSet(Path(self.tokens) / self.split)
         trained.saved.require(
@@ -99,7 +104,7 @@ class BridgeEvalConfig:
         book = QuestionBook.load(self.book or trained.trained_with("book", None), style)
         counts = {task: n for task, n in enumerate(self.questions, 1) if n}
         plan = plan_questions(clips.talkers, counts, self.seed, book)
-        answers = self._answers(trained, clips, plan, found, say)
+        answers = self._answers(trained, clips, plan, found, say, share)
         report = BridgeReport(
             title=f"{trained.name}: answers about {self.split} clips",
             results={name: self._scores(name, plan, texts) for name, texts in answers.items()},
@@ -121,15 +126,23 @@ class BridgeEvalConfig:
         return report
 
     def _answers(
-        self, trained: Trained, clips: Clips, plan: Plan, found: TokenSet, say: Say
+        self,
+        trained: Trained,
+        clips: Clips,
+        plan: Plan,
+        found: TokenSet,
+        say: Say,
+        share: Share,
     ) -> dict[str, list[str | None]]:
         """Text of every answer by who gives it, None where one does not answer such questions."""
         asker = Asker(trained.task, self.batch_size, self.max_new, say)
+        asked: dict[str, str | None] = {trained.name: None}
+        asked |= {control: control for control in CONTROLS if self.controls}
+        own = [asker.batches(trained.params, clips, plan, c, share) for c in asked.values()]
+        batches = share.gather(list(zip(*own, strict=True)), say)
         out: dict[str, list[str | None]] = {
-            trained.name: list(asker.answers(trained.params, clips, plan))
+            name: [text for batch in batches for text in batch[n]] for n, name in enumerate(asked)
         }
-        for control in CONTROLS if self.controls else ():
-            out[control] = list(asker.answers(trained.params, clips, plan, control))
         talkers = [heads.talkers_of(found.without_audio(i).heads) for i in range(len(found))]
         out[HEADS] = [heads.answer(question, talkers[clip]) for clip, question in plan]
         out[CHANCE] = list(chance_answers(plan, clips.talkers, self.seed))
@@ -162,18 +175,30 @@ class Asker:
         self, params: Params, clips: Clips, plan: Plan, control: str | None = None
     ) -> list[str]:
         """Greedy answers to (clip, question)s. control: one of `CONTROLS`, None: all is heard."""
+        return list(itertools.chain(*self.batches(params, clips, plan, control)))
+
+    def batches(
+        self,
+        params: Params,
+        clips: Clips,
+        plan: Plan,
+        control: str | None = None,
+        share: Share = ALONE,
+    ) -> list[list[str]]:
+        """`answers`, batch by batch, of those batches that are this process's share."""
         asked = [
             ask_about(self._task.backbone, clips, clip, question, control)
             for clip, question in plan
         ]
         generator = self._generator(asked)
+        firsts = range(0, len(asked), self._batch_size)
+        own = [asked[first : first + self._batch_size] for first in share.own(firsts)]
         report = Report(
-            len(asked), "answers", lambda line: self._say(f"{control or 'model'}: {line}")
+            sum(map(len, own)), "answers", lambda line: self._say(f"{control or 'model'}: {line}")
         )
-        out: list[str] = []
-        for first in range(0, len(asked), self._batch_size):
-            part = asked[first : first + self._batch_size]
-            out += generator.answers(part, params)
+        out: list[list[str]] = []
+        for part in own:
+            out.append(generator.answers(part, params))
             report.made(len(part))
         return out
 

@@ -21,6 +21,7 @@ from sciphi.text_format import parse_text, to_text
 from spatial_core.data.seeds import generator
 from spatial_core.data.shards import Report
 from spatial_core.errors import InputError
+from spatial_core.eval.sharing import ALONE, Share
 
 Say = Callable[[str], None]
 
@@ -146,8 +147,11 @@ class SceneEvalConfig:
                 "need at least one scene at once and in all, and no negative number"
             )
 
-    def run(self, directory: str | Path, say: Say = print) -> SceneReport:
-        """Evaluates and writes report.md, report.json, answers.jsonl and figures into the directory."""
+    def run(self, directory: str | Path, say: Say = print, share: Share = ALONE) -> SceneReport:
+        """Evaluates and writes report.md, report.json, answers.jsonl and figures into the directory.
+
+        share: of the scenes, that this process describes; see `Share.gather` for how the others end.
+        """
         # Imported here: the settings and `evaluate` need neither jax nor a language model.
         from sciphi.scene_set import SceneSet
         from sciphi.trained import load_describer
@@ -158,7 +162,7 @@ class SceneEvalConfig:
         drawn_from = None if self.chance_split is None else SceneSet(root / self.chance_split)
         # One after the other: only one language model is in memory.
         models = (load_describer(model, self.which) for model in (self.model, *self.others))
-        report = self.of(models, scenes, similarity, drawn_from, say)
+        report = self.of(models, scenes, similarity, drawn_from, say, share)
         report.save(directory)
         return report
 
@@ -169,18 +173,24 @@ class SceneEvalConfig:
         similarity: Similarity,
         drawn_from: Scenes | None = None,
         say: Say = print,
+        share: Share = ALONE,
     ) -> SceneReport:
         """The report on describers and some scenes; controls are of the first one.
 
         drawn_from: training scenes, for chance.
         """
         count = len(scenes) if self.count is None else min(self.count, len(scenes))
-        texts: dict[str, list[str]] = {}
+        firsts = share.own(range(0, count, self.batch_size))
+        own: dict[str, list[list[str]]] = {}
         for n, describer in enumerate(describers):
-            heard: dict[str, Sequence[str]] = {_free(describer.name, texts): BOTH}
+            heard: dict[str, Sequence[str]] = {_free(describer.name, own): BOTH}
             if n == 0 and self.controls:
                 heard |= HEARD
-            texts |= self._ask(describer, scenes, count, heard, say)
+            own |= self._ask(describer, scenes, count, firsts, heard, say)
+        batches = share.gather(list(zip(*own.values(), strict=True)), say)
+        texts: dict[str, list[str]] = {
+            name: [text for batch in batches for text in batch[n]] for n, name in enumerate(own)
+        }
         if drawn_from is not None:
             texts[CHANCE] = chance_texts(drawn_from, count, self.seed, self.split)
         truths = [scenes.truth(n) for n in range(count)]
@@ -209,17 +219,21 @@ class SceneEvalConfig:
         describer: Describes,
         scenes: Scenes,
         count: int,
+        firsts: Sequence[int],
         heard: Mapping[str, Sequence[str]],
         say: Say,
-    ) -> dict[str, list[str]]:
-        """Texts of the first scenes by what is heard, read a batch at a time."""
-        texts: dict[str, list[str]] = {name: [] for name in heard}
-        report = Report(count, "scenes", lambda line: say(f"{next(iter(heard))}: {line}"))
-        for first in range(0, count, self.batch_size):
-            part = [scenes[n] for n in range(first, min(first + self.batch_size, count))]
+    ) -> dict[str, list[list[str]]]:
+        """Texts of the first `count` scenes by what is heard, of the batches that begin at `firsts`."""
+        texts: dict[str, list[list[str]]] = {name: [] for name in heard}
+        parts = [range(first, min(first + self.batch_size, count)) for first in firsts]
+        report = Report(
+            sum(map(len, parts)), "scenes", lambda line: say(f"{next(iter(heard))}: {line}")
+        )
+        for numbers in parts:
+            part = [scenes[n] for n in numbers]
             foas = [_fitting(scene, describer.seconds) for scene in part]
             for name, streams in heard.items():
-                texts[name] += describer.describe(foas, streams)
+                texts[name].append(describer.describe(foas, streams))
             report.made(len(part))
         return texts
 

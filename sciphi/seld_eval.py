@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ from sciphi.seld_metrics import (
 from sciphi.seld_task import FeatureScenes, SeldTask
 from spatial_core.audio.ambisonics import intensity_direction
 from spatial_core.errors import InputError
+from spatial_core.eval.sharing import ALONE, Share
 from spatial_core.geometry.coords import to_cartesian
 from spatial_core.io.export import fill_tree, flatten_tree
 from spatial_core.train.checkpoint import Checkpoints
@@ -61,13 +63,18 @@ class SeldEvalConfig:
                 f"SeldEvalConfig.batch_size={self.batch_size}, count={self.count}: 1 or more of each"
             )
 
-    def run(self, workdir: str | Path, say: Callable[[str], None] = print) -> SeldReport:
-        """Scores, and writes report.md and report.json into `workdir`."""
+    def run(
+        self, workdir: str | Path, say: Callable[[str], None] = print, share: Share = ALONE
+    ) -> SeldReport:
+        """Scores, and writes report.md and report.json into `workdir`.
+
+        share: of the scenes, that this process hears; see `Share.gather` for how the others end.
+        """
         params, step = load_params(self.task, self.model)
         data = FeatureScenes(Path(self.scenes) / self.split)
         count = min(self.count or len(data), len(data))
         say(f"{count} scenes of {data.scenes.directory}, step {step} of {self.model}")
-        report = evaluate(self, params, data, count)
+        report = evaluate(self, params, data, count, share)
         report = dataclasses.replace(report, about={**report.about, "step": step})
         folder = Path(workdir)
         folder.mkdir(parents=True, exist_ok=True)
@@ -120,14 +127,21 @@ def load_params(task: SeldTask, model: str | Path) -> tuple[Params, int]:
     return fill_tree(shapes, flatten_tree(params), str(model)), step
 
 
-def evaluate(config: SeldEvalConfig, params: Params, data: FeatureScenes, count: int) -> SeldReport:
+def evaluate(
+    config: SeldEvalConfig,
+    params: Params,
+    data: FeatureScenes,
+    count: int,
+    share: Share = ALONE,
+) -> SeldReport:
     """The scores of the first `count` scenes."""
     classes = config.task.classes
     counters: dict[int, SeldCounter] = {}
     whole = SeldCounter(len(classes))
     clips: dict[int, int] = {}
     alone: list[tuple[NDArray, NDArray, NDArray]] = []
-    for index, answer in enumerate(_answers(config, params, data, count)):
+    batches = share.gather(_answers(config, params, data, count, share))
+    for index, answer in enumerate(itertools.chain(*batches)):
         scene = data.scenes[index]
         truth = scene.truth
         target, sounding = seld_labels(truth, classes, len(answer))
@@ -149,13 +163,17 @@ def evaluate(config: SeldEvalConfig, params: Params, data: FeatureScenes, count:
     return SeldReport(about, seld, _alone(alone))
 
 
-def _answers(config: SeldEvalConfig, params: Params, data: FeatureScenes, count: int) -> Any:
-    """Answers [n, 3, 4, c] of the scenes in order; the last batch is filled up with its own first."""
+def _answers(
+    config: SeldEvalConfig, params: Params, data: FeatureScenes, count: int, share: Share
+) -> list[NDArray[np.float32]]:
+    """Answers [b, n, 3, 4, c] of this process's batches; the last of all is filled up with its end."""
     predict = jax.jit(lambda params, x: config.task.predict(params, {"features": x})["answer"])
-    for first in range(0, count, config.batch_size):
+    answers = []
+    for first in share.own(range(0, count, config.batch_size)):
         indices = [min(i, count - 1) for i in range(first, first + config.batch_size)]
         maps = np.stack([data.features(i) for i in indices]).astype(np.float32)
-        yield from np.asarray(predict(params, maps))[: count - first]
+        answers.append(np.asarray(predict(params, maps))[: count - first])
+    return answers
 
 
 def _intensity(scene: Scene) -> NDArray[np.float64]:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TextIO
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from spatial_core.errors import InputError
 from spatial_core.eval.baselines import Localizer
 from spatial_core.eval.doa import REQUIRED, check_prediction
 from spatial_core.eval.report import EvalReport, Timing, make_report
+from spatial_core.eval.sharing import ALONE, Share
 
 if TYPE_CHECKING:
     from spatial_core.eval.scenes import ScenePicture
@@ -56,6 +57,7 @@ def evaluate(
     show_paper: bool = False,
     pictures: int = 0,
     out: TextIO | None = None,
+    share: Share = ALONE,
 ) -> EvalReport:
     """Runs every localizer over the same clips and scores them.
 
@@ -70,6 +72,7 @@ def evaluate(
         pictures: how many scenes the report shows as pictures; needs a stream of scenes.
         out: where progress goes (default stderr): a line that renews itself on a terminal, one line
             every few seconds elsewhere.
+        share: of the batches, that this process answers; see `Share.gather` for how the others end.
 
     Returns:
         The report; for the same localizers, stream and arguments it is the same except for timing.
@@ -83,39 +86,83 @@ def evaluate(
         raise InputError("give either num_examples or steps")
     if (num_examples if steps is None else steps or 0) < 1:  # type: ignore[operator]
         raise InputError(f"num_examples={num_examples}, steps={steps}: evaluate at least one")
-    progress = _Progress(num_examples, steps, out or sys.stderr)
-    truth: list[Batch] = []
-    answers: dict[str, list[dict[str, np.ndarray]]] = {name: [] for name in localizers}
-    clocks = {name: _Clock() for name in localizers}
-    done = 0
-    while progress.wanted(done, len(truth)):
-        batch = stream.batch(start_step + len(truth))
-        if num_examples is not None:
-            batch = take(batch, slice(0, num_examples - done))
-        size = len(batch["azimuth"])
-        if not size:
-            raise InputError(f"the stream's batch of step {start_step + len(truth)} is empty")
-        for name, localizer in localizers.items():
-            answers[name].append(_answer(name, localizer, batch, clocks[name]))
-        truth.append({key: batch[key] for key in LABELS})
-        done += size
-        progress.show(done, len(truth))
-    progress.close()
-    joined = {key: np.concatenate([part[key] for part in truth]) for key in LABELS}
-    predictions = {name: _join(parts) for name, parts in answers.items()}
-    share = int(getattr(stream, "crops_per_rir", 1))
+    answered = share.gather(
+        _answers(localizers, stream, num_examples, steps, start_step, share, out or sys.stderr)
+    )
+    joined = _join([part["truth"] for part in answered])
+    predictions = {name: _join([part["answers"][name] for part in answered]) for name in localizers}
+    # The first of each process may compile: it counts only if there is no other.
+    counted = answered[share.hosts :] or answered
+    timings = {name: _timing([part["laps"][name] for part in counted]) for name in localizers}
+    done = len(joined["speech"])
+    crops = int(getattr(stream, "crops_per_rir", 1))
     about = {"clips": done, "clips with speech": int(joined["speech"].sum()), **(info or {})}
     return make_report(
         title,
         joined,
         predictions,
-        {name: clock.timing() for name, clock in clocks.items()},
-        clusters=joined["example_id"] // share,
+        timings,
+        clusters=joined["example_id"] // crops,
         seed=seed,
         info=about,
         show_paper=show_paper,
         pictures=_pictures(localizers, stream, joined, predictions, pictures),
     )
+
+
+def _answers(
+    localizers: Mapping[str, Localizer],
+    stream: Stream,
+    num_examples: int | None,
+    steps: int | None,
+    start_step: int,
+    share: Share,
+    out: TextIO,
+) -> list[dict[str, Any]]:
+    """Of each of this process's batches its truth, and by localizer answers and laps."""
+    progress = _Progress(*_own_counts(stream, num_examples, steps, share), out)
+    answered: list[dict[str, Any]] = []
+    done = 0
+    while progress.wanted(done, len(answered)):
+        number = share.host + len(answered) * share.hosts
+        batch = stream.batch(start_step + number)
+        if num_examples is not None:
+            # Of several processes none knows what the others have done, but all batches are as large.
+            before = done if share.hosts == 1 else number * len(batch["azimuth"])
+            batch = take(batch, slice(0, num_examples - before))
+        size = len(batch["azimuth"])
+        if not size:
+            raise InputError(f"the stream's batch of step {start_step + number} is empty")
+        timed = {name: _answer(name, each, batch) for name, each in localizers.items()}
+        answered.append(
+            {
+                "truth": {key: batch[key] for key in LABELS},
+                "answers": {name: answer for name, (answer, _) in timed.items()},
+                "laps": {name: lap for name, (_, lap) in timed.items()},
+            }
+        )
+        done += size
+        progress.show(done, len(answered))
+    progress.close()
+    return answered
+
+
+def _own_counts(
+    stream: Stream, num_examples: int | None, steps: int | None, share: Share
+) -> tuple[int | None, int | None]:
+    """How many of the clips, or of the batches, are this process's."""
+    if share.hosts == 1:
+        return num_examples, steps
+    if num_examples is None:
+        return None, len(share.own(range(steps or 0)))
+    size = getattr(stream, "batch_size", None)
+    if size is None:
+        raise InputError(
+            f"{type(stream).__name__} has no batch_size, and processes share clips by the batch: "
+            "evaluate in one process"
+        )
+    own = share.own(range(-(-num_examples // size)))
+    return sum(min(size, num_examples - number * size) for number in own), None
 
 
 def _pictures(
@@ -160,8 +207,11 @@ class EvalConfig:
     projection: str = "auto"
     pictures: int = 0
 
-    def run(self, directory: str | Path) -> EvalReport:
-        """Evaluates, and saves report.md, report.json and the figures to the directory."""
+    def run(self, directory: str | Path, share: Share = ALONE) -> EvalReport:
+        """Evaluates, and saves report.md, report.json and the figures to the directory.
+
+        share: as in `evaluate`.
+        """
         report = evaluate(
             self.localizers,
             self.stream,
@@ -171,35 +221,30 @@ class EvalConfig:
             info=self.info,
             show_paper=self.show_paper,
             pictures=self.pictures,
+            share=share,
         )
         report.save(directory, self.projection)
         return report
 
 
-class _Clock:
-    """Adds up the time of predictions; the first one, which may compile, counts only if alone."""
-
-    def __init__(self) -> None:
-        self._laps: list[tuple[int, float, float]] = []
-
-    def add(self, examples: int, wall: float, cpu: float) -> None:
-        self._laps.append((examples, wall, cpu))
-
-    def timing(self) -> Timing:
-        laps = self._laps[1:] or self._laps
-        examples, wall, cpu = (sum(column) for column in zip(*laps))
-        return Timing(int(examples), wall, cpu)
+Lap = tuple[int, float, float]
+"""Examples, wall and CPU seconds of one prediction."""
 
 
-def _answer(name: str, localizer: Localizer, batch: Batch, clock: _Clock) -> dict[str, np.ndarray]:
-    """The parts of a prediction that the report keeps, checked and timed."""
+def _answer(name: str, localizer: Localizer, batch: Batch) -> tuple[dict[str, np.ndarray], Lap]:
+    """The parts of a prediction that the report keeps, checked, and how long it took."""
     wall, cpu = time.perf_counter(), time.process_time()
     prediction = localizer.predict(batch)
     size = len(batch["azimuth"])
-    clock.add(size, time.perf_counter() - wall, time.process_time() - cpu)
+    lap = (size, time.perf_counter() - wall, time.process_time() - cpu)
     check_prediction(name, prediction, size)
     kept = [*REQUIRED, *(["token"] if "token" in prediction else [])]
-    return {key: np.asarray(prediction[key]) for key in kept}
+    return {key: np.asarray(prediction[key]) for key in kept}, lap
+
+
+def _timing(laps: Sequence[Lap]) -> Timing:
+    examples, wall, cpu = (sum(column) for column in zip(*laps))
+    return Timing(int(examples), wall, cpu)
 
 
 def _join(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:

@@ -171,11 +171,18 @@ EXPORT = (
 )
 
 
-@pytest.mark.slow
-def test_two_processes_export_the_tokens_of_one(tmp_path):
-    one, two = tmp_path / "one", tmp_path / "two"
-    alone = toy_launch.start(one, *EXPORT, mode="export_tokens")
+@pytest.fixture(scope="module")
+def tokens(tmp_path_factory) -> Path:
+    """Those of one process."""
+    folder = tmp_path_factory.mktemp("tokens") / "one"
+    alone = toy_launch.start(folder, *EXPORT, mode="export_tokens")
     assert alone.wait(900) == 0, alone.stdout.read()
+    return folder
+
+
+@pytest.mark.slow
+def test_two_processes_export_the_tokens_of_one(tokens, tmp_path):
+    one, two = tokens, tmp_path / "two"
     assert _codes(toy_launch.start_two(two, *EXPORT, mode="export_tokens")) == [0, 0]
     for path in sorted(one.rglob("*")):
         if path.is_file():
@@ -184,10 +191,69 @@ def test_two_processes_export_the_tokens_of_one(tmp_path):
     assert "host 1: " in toy_launch.log(two, 1).read_text()
 
 
+EVALUATE = (
+    "--gin_file=experiments/plus.gin",
+    "--gin_file=runs/eval.gin",
+    "--gin.SceneStream.batch_size=4",
+    "--gin.EvalConfig.num_examples=10",
+    "--gin.EvalConfig.pictures=1",
+    "--gin.EvalConfig.localizers={'PhaseCoder': @load_encoder(), 'ours': @SteeredResponse()}",
+    "--gin.EvalConfig.projection='pca'",
+)
+
+
+def _scores(report: Path) -> dict:
+    """A report without what it says of its own speed."""
+    document = json.loads((report / "report.json").read_text())
+    for localizer in document["localizers"].values():
+        assert localizer.pop("timing")["clips_per_second"] > 0
+    return document
+
+
+@pytest.mark.slow
+def test_two_processes_evaluate_as_one(tmp_path):
+    """Ten clips in batches of four: process 0 has the first and the last two, process 1 the rest."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    alone = toy_launch.start(one, *EVALUATE, mode="eval")
+    assert alone.wait(900) == 0, alone.stdout.read()
+    runs = toy_launch.start_two(two, *EVALUATE, devices=1, mode="eval")
+    assert _codes(runs) == [0, 0], toy_launch.log(two, 0).read_text()
+    assert _scores(two) == _scores(one)
+    assert {path.name for path in two.rglob("*")} == {path.name for path in one.rglob("*")}
+    with np.load(one / "predictions.npz") as right, np.load(two / "predictions.npz") as found:
+        assert set(right) == set(found) and len(right["truth/azimuth"]) == 10
+        for name in right:
+            np.testing.assert_array_equal(found[name], right[name])
+    assert "host 1: 1 batches answered" in toy_launch.log(two, 1).read_text()
+
+
+@pytest.mark.slow
+def test_two_processes_ask_a_bridge_what_one_asks(tokens, tmp_path):
+    questions = (
+        "--gin_file=runs/eval_bridge.gin",
+        f"--gin.TOKENS={str(tokens)!r}",
+        "--gin.QUESTIONS=(2, 4, 1, 2)",
+        "--gin.BridgeEvalConfig.batch_size=4",
+    )
+    one, two = tmp_path / "one", tmp_path / "two"
+    alone = toy_launch.start(one, *questions, mode="eval_bridge")
+    assert alone.wait(900) == 0, alone.stdout.read()
+    runs = toy_launch.start_two(two, *questions, devices=1, mode="eval_bridge")
+    assert _codes(runs) == [0, 0], toy_launch.log(two, 0).read_text()
+    for name in ("report.json", "report.md", "answers.jsonl"):
+        assert (two / name).read_bytes() == (one / name).read_bytes()
+
+
 @pytest.mark.slow
 def test_what_cannot_be_shared_is_refused(tmp_path):
     runs = toy_launch.start_two(
-        tmp_path / "run", "--gin_file=runs/eval.gin", "--gin_file=experiments/plus.gin", mode="eval"
+        tmp_path / "run",
+        "--gin_file=runs/release.gin",
+        "--gin.RUN='runs/plus'",
+        "--gin.ABOUT='a.md'",
+        mode="release",
     )
     assert _codes(runs) == [2, 2]
-    assert "--run_mode=eval works in one process" in toy_launch.log(tmp_path / "run", 1).read_text()
+    assert (
+        "--run_mode=release works in one process" in toy_launch.log(tmp_path / "run", 1).read_text()
+    )

@@ -14,6 +14,7 @@ from spatial_core.errors import InputError
 from spatial_core.eval.baselines import SteeredResponse
 from spatial_core.eval.loop import EvalConfig, evaluate
 from spatial_core.eval.published import PAPER_LABEL
+from spatial_core.eval.sharing import HandedOver, Share
 from spatial_core.geometry.coords import wrap_degrees
 from tests.unit.eval.scenes import free_field
 
@@ -22,6 +23,7 @@ class Stream:
     """Random labels and silent audio: what a localizer below needs. Two clips share a room."""
 
     crops_per_rir = 2
+    batch_size = 8
 
     def batch(self, step):
         batch = free_field(8, mics=4, seed=step)
@@ -73,13 +75,38 @@ def test_scores_are_what_the_localizers_did():
     assert report.results["off by 12"].calibration.ece == pytest.approx(0.3, abs=1e-6)
 
 
-def test_the_same_call_gives_the_same_report():
-    def scores(report):
-        document = json.loads(report.to_json())
-        for localizer in document["localizers"].values():
-            localizer.pop("timing")
-        return document
+def scores(report):
+    document = json.loads(report.to_json())
+    for localizer in document["localizers"].values():
+        localizer.pop("timing")
+    return document
 
+
+@pytest.mark.parametrize("wanted", [{"num_examples": 60}, {"num_examples": None, "steps": 3}])
+@pytest.mark.parametrize("hosts", [2, 3, 9])
+def test_processes_that_share_it_give_the_report_of_one(wanted, hosts, tmp_path):
+    """9: some have nothing to do. What a run that was killed left is not taken."""
+    for other in range(1, hosts):
+        (tmp_path / f".answers-killed-{other}.json").write_text("[]")
+        with pytest.raises(HandedOver, match=f"host {other}: "):
+            run(**wanted, share=Share(other, hosts, tmp_path, "now"))
+    shared, alone = run(**wanted, share=Share(0, hosts, tmp_path, "now")), run(**wanted)
+    assert scores(shared) == scores(alone)
+    for name, prediction in alone.predictions.items():
+        for key, values in prediction.items():
+            found = shared.predictions[name][key]
+            assert found.dtype == values.dtype
+            np.testing.assert_array_equal(found, values)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_stream_without_a_size_is_not_shared(monkeypatch):
+    monkeypatch.delattr(Stream, "batch_size")
+    with pytest.raises(InputError, match="Stream has no batch_size"):
+        run(share=Share(1, 2))
+
+
+def test_the_same_call_gives_the_same_report():
     assert scores(run()) == scores(run())
     assert scores(run(start_step=3)) != scores(run())
 

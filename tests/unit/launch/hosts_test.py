@@ -74,7 +74,8 @@ def a_job(tpu, **more):
 @pytest.mark.parametrize(
     ("mode", "tpu", "said"),
     [
-        ("eval", "v5p-128", "works in one process, and this job has 16 hosts"),
+        ("release", "v5p-128", "works in one process, and this job has 16 hosts"),
+        ("eval", "v5p-128", None),
         ("export_tokens", "v5p-8", "cannot write to gs://"),
         ("export_tokens", "v5p-128", None),
         ("eval", "v5p-8", None),

@@ -17,6 +17,7 @@ from llm_bridge.qa.answers import format_locations
 from llm_bridge.qa.formats import Location
 from spatial_core.config import resolved
 from spatial_core.errors import InputError
+from spatial_core.eval.sharing import HandedOver, Share
 from tests.unit.llm_bridge.released import BACKBONE, of_another_encoder, release, token_set
 
 
@@ -108,6 +109,18 @@ def test_the_report_holds_tables_figures_and_samples(evaluated):
     assert len(rows) == 88 and rows[0]["answers"][HEADS] and rows[-1]["answers"][HEADS] is None
     for name in ("task1_azimuth", "task1_within", "task2_kinds"):
         assert (target / "figures" / f"{name}.png").stat().st_size > 5000
+
+
+def test_two_processes_give_the_answers_of_one(evaluated, folders, tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluate, "Generator", Listener)
+    config = BridgeEvalConfig(
+        model=folders[0], tokens=folders[1], questions=(30, 40, 6, 12), samples=2, batch_size=16
+    )
+    with pytest.raises(HandedOver):
+        config.run(tmp_path, str, Share(1, 2, tmp_path, "now"))
+    config.run(tmp_path, str, Share(0, 2, tmp_path, "now"))
+    for name in ("report.json", "answers.jsonl", "report.md"):
+        assert (tmp_path / name).read_bytes() == (evaluated[1] / name).read_bytes()
 
 
 def test_the_model_itself_answers(folders, tmp_path):

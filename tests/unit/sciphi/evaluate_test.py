@@ -24,6 +24,7 @@ from sciphi.scores import POS
 from sciphi.similarity import SharedWords
 from sciphi.text_format import parse_text, to_text
 from spatial_core.errors import InputError
+from spatial_core.eval.sharing import HandedOver, Share
 from tests.unit.sciphi.metrics_test import random_scene
 
 
@@ -145,6 +146,21 @@ def test_json_says_what_the_tables_say(report) -> None:
     )
     assert set(chance["counts"]) == {"1", "2", "3", "4"}
     assert document["results"][BLIND]["headline"]["POS matched"]["xyz"]["value"] is None
+
+
+def test_two_processes_give_the_answers_of_one(report, tmp_path) -> None:
+    scenes = MadeUpScenes(12)
+    config = SceneEvalConfig(scenes="runs/scenes", batch_size=5, samples=2)
+
+    def part(host: int):
+        share = Share(host, 2, tmp_path, "now")
+        drawn_from, quiet = MadeUpScenes(30, seed=500), lambda _: None
+        return config.of([Reader(scenes)], scenes, SharedWords(), drawn_from, quiet, share)
+
+    with pytest.raises(HandedOver):
+        part(1)
+    made = part(0)
+    assert made.to_json() == report[0].to_json() and made.told == report[0].told
 
 
 def test_chance_is_the_same_for_the_same_seed() -> None:

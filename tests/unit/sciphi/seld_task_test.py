@@ -19,6 +19,7 @@ from sciphi.seld_labels import active, class_of, seld_labels
 from sciphi.seld_task import SeldStream, SeldTask
 from sciphi.seldnet import SeldNetConfig
 from spatial_core.errors import InputError
+from spatial_core.eval.sharing import HandedOver, Share
 from spatial_core.geometry.coords import to_cartesian
 from spatial_core.train.config import TrainConfig
 from spatial_core.train.loop import train
@@ -209,13 +210,19 @@ def test_a_run_moves_its_statistics_and_goes_on_where_it_stopped(tmp_path) -> No
     for a, b in zip(jax.tree.leaves(straight.state), jax.tree.leaves(resumed.state)):
         np.testing.assert_array_equal(a, b)
 
-    scored = SeldEvalConfig(
+    scoring = SeldEvalConfig(
         model=str(tmp_path / "straight"),
         scenes="scenes",
         task=config.task,
         count=7,
         batch_size=4,
-    ).run(tmp_path / "report", say=lambda line: None)
+    )
+    scored = scoring.run(tmp_path / "report", say=lambda line: None)
+    with pytest.raises(HandedOver):
+        scoring.run(tmp_path / "two", lambda line: None, Share(1, 2, tmp_path, "now"))
+    scoring.run(tmp_path / "two", lambda line: None, Share(0, 2, tmp_path, "now"))
+    for name in ("report.json", "report.md"):
+        assert (tmp_path / "two" / name).read_bytes() == (tmp_path / "report" / name).read_bytes()
     assert {name: row["clips"] for name, row in scored.seld.items()} == {"1": 4, "2": 3, "all": 7}
     # In the free field the intensity is the direction, to the rounding of float32.
     assert scored.alone["active intensity"]["mean"] < 0.1
