@@ -76,14 +76,17 @@ def test_two_processes_give_the_losses_of_one(together, tmp_path):
 
 
 @pytest.mark.slow
-def test_sigterm_to_one_stops_both_at_one_step_and_the_command_goes_on(together, tmp_path):
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 75), ("SIGINT", 130)])
+def test_a_signal_to_one_stops_both_at_one_step_and_the_command_goes_on(
+    together, tmp_path, name, code
+):
     workdir = tmp_path / "run"
     runs = toy_launch.start_two(workdir, *SLOW)
     _wait_for_step(workdir, 7, runs)
-    runs[1].send_signal(signal.SIGTERM)
-    assert _codes(runs) == [75, 75]
+    runs[1].send_signal(signal.Signals[name])
+    assert _codes(runs) == [code, code]
     stopped = _history(workdir)[-1]
-    assert stopped["reason"] == "SIGTERM" and 7 <= stopped["step"] < 40
+    assert stopped["reason"] == name and 7 <= stopped["step"] < 40
     assert Checkpoints(workdir).steps()[-1] == stopped["step"]
     assert _codes(toy_launch.start_two(workdir, *SLOW)) == [0, 0]
     assert _losses(workdir) == _losses(together) and _digest(workdir) == _digest(together)
