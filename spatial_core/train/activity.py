@@ -34,6 +34,9 @@ class Activity:
         self._begin = time.monotonic()
         self._seconds: dict[Kind, float] = dict.fromkeys(KINDS, 0.0)
         self.now = Doing("other", "the start of the run", self._begin, True)
+        self.longest_step: float | None = None
+        """Seconds of the longest step so far; None before there was one to measure."""
+        self._last_step: float | None = None
 
     @contextmanager
     def doing(self, kind: Kind, what: str, patient: bool = False) -> Iterator[None]:
@@ -53,6 +56,18 @@ class Activity:
     def progress(self) -> None:
         """Says that a part of what is being done is finished."""
         self._change(self.now.kind, self.now.what, self.now.patient)
+
+    def step_done(self) -> None:
+        """Says that the result of a step is there.
+
+        From one result to the next counts as a step what was computed and waited for, not what was
+        compiled, validated or saved between them. The first has nothing before it: it was compiled.
+        """
+        spent = self.seconds()
+        now = spent["compute"] + spent["data"]
+        if self._last_step is not None:
+            self.longest_step = max(self.longest_step or 0.0, now - self._last_step)
+        self._last_step = now
 
     def seconds(self) -> dict[Kind, float]:
         """Time spent on each kind until now."""

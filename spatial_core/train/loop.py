@@ -249,6 +249,7 @@ class _Run:
         """Reads the metrics of a step: counts, guards, logs."""
         with self.activity.doing("compute", f"the result of step {step}"):
             values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        self.activity.step_done()
         self.profile.end(step)
         finite = bool(values.pop("finite"))
         if not finite:

@@ -78,24 +78,27 @@ class Watchdog:
 
     def _watch(self) -> None:
         seen, waited, last = self._activity.now, 0.0, time.monotonic()
-        # What is over between two looks counts as nothing: of the first long step it speaks, too.
-        longest, said = 0.0, False
+        said = False
         while not self._over.wait(self._tick):
             now = time.monotonic()
             # No more than two ticks: after a suspension the clock jumps, and that is no stall.
             waited += min(now - last, 2 * self._tick)
             last = now
             if self._activity.now is not seen:
-                if seen.kind == "compute":
-                    longest = max(longest, waited)
                 seen, waited, said = self._activity.now, 0.0, False
             elif waited > self._limits[seen.patient]:
                 self._stalled(seen, waited)
                 return
-            elif self._several and seen.kind == "compute" and not said:
-                said = waited > max(_LATE_SECONDS, _LATE_TIMES * longest)
-                if said:
-                    self._say(f"{_waiting(self._host, seen)}, {_LATE}")
+            elif not said and self._is_late(seen, waited):
+                said = True
+                self._say(f"{_waiting(self._host, seen)}, {_LATE}")
+
+    def _is_late(self, doing: Doing, waited: float) -> bool:
+        """Whether a step of several processes takes far longer than any before, of which there was one."""
+        longest = self._activity.longest_step
+        if not self._several or doing.kind != "compute" or longest is None:
+            return False
+        return waited > max(_LATE_SECONDS, _LATE_TIMES * longest)
 
     def _say(self, text: str) -> None:
         with contextlib.suppress(OSError, ValueError):

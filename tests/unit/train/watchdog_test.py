@@ -80,10 +80,20 @@ def test_of_several_a_late_step_is_spoken_of_once(capfd, monkeypatch):
     watched = Watched(1000.0, 1000.0, hosts=2)
     watched.dog._tick = 0.02
     with watched.dog:
-        with watched.activity.doing("compute", "the result of step 13"):
-            assert not watched.ended.wait(0.15)  # of which there is nothing to compare with
-        with watched.activity.doing("compute", "the result of step 14"):
-            assert not watched.ended.wait(2.0)
+        with watched.activity.doing("compile", "step 1, which is compiled", patient=True):
+            assert not watched.ended.wait(0.3)
+        watched.activity.step_done()
+        with watched.activity.doing("compute", "the result of step 2"):
+            assert not watched.ended.wait(0.3)  # it may be what a step takes
+        watched.activity.step_done()
+        with watched.activity.doing("evaluation", "the validation of step 2"):
+            assert not watched.ended.wait(0.6)  # of which no step is the longer
+        computed = watched.activity.seconds()["compute"]
+        assert watched.activity.longest_step == pytest.approx(computed)
+        watched.activity.longest_step = 0.05
+        with watched.activity.doing("compute", "the result of step 3"):
+            assert not watched.ended.wait(1.5)
     said = capfd.readouterr().err
-    assert said.count("host 1 of 2 waits for the result of step 14 since") == 1
+    assert said.count(" waits for ") == 1
+    assert "host 1 of 2 waits for the result of step 3 since" in said
     assert "ends within --heartbeat_seconds" in said
