@@ -8,10 +8,14 @@ block says where the footer is, which lists the chunks; each holds one record.
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import itertools
 import mmap
+import os
 import struct
 import threading
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +27,7 @@ _CHUNK = struct.Struct("<QQQB7sQ")
 _MAGIC = 0x71930E704FDAE05E
 _LONGEST_PREFIX = 32
 _LARGEST_FOOTER = 1 << 28
+_FAILED = ctypes.c_void_p(-1).value
 
 
 class MappedShard:
@@ -32,8 +37,7 @@ class MappedShard:
     """
 
     def __init__(self, path: Path) -> None:
-        with path.open("rb") as file:
-            self._view = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        self._view = _map(path)
         if len(self._view) < 2 * _BLOCK:
             raise ValueError("it is too short")
         values = _values(*self._simple_chunk(_inside(len(self._view) - _BLOCK), 4096))
@@ -97,6 +101,35 @@ class MappedShard:
                 raise ValueError("it ends too early")
             begin, size = begin + length, size - length
         return pieces
+
+
+def _map(path: Path) -> memoryview:
+    """The bytes of a file, read-only, without a descriptor: a bank may have more shards than those.
+
+    Python's own mmap keeps one for each mapping until version 3.13. It ends with the last view of it.
+    """
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size == 0:
+            return memoryview(b"")
+        begin = _libc().mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, file.fileno(), 0)
+    if begin == _FAILED:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), str(path))
+    mapped = (ctypes.c_ubyte * size).from_address(begin)
+    ending = weakref.finalize(mapped, _libc().munmap, begin, size)
+    # When Python ends, other threads may still read.
+    ending.atexit = False
+    return memoryview(mapped).cast("B").toreadonly()
+
+
+@functools.cache
+def _libc() -> ctypes.CDLL:
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mmap.restype = ctypes.c_void_p
+    libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_int64]
+    libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+    return libc
 
 
 def _inside(place: int) -> int:

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +39,44 @@ def test_records_are_views_of_the_mapping(written):
     pieces = MappedShard(written[0]).record(8)
     assert len(pieces) >= 4  # 200 kB
     assert len({id(piece.obj) for piece in pieces}) == 1 and all(p.readonly for p in pieces)
+
+
+def test_more_shards_are_mapped_than_files_may_be_open(written):
+    path, shard = written
+    open_now = len(os.listdir("/proc/self/fd"))
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (open_now + 16, limits[1]))
+    try:
+        mapped = [shards.map_shard(path, shard, "again") for _ in range(open_now + 100)]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert len(os.listdir("/proc/self/fd")) <= open_now
+    first = b"".join(mapped[0].record(8))
+    assert len(first) == 200_001 and b"".join(mapped[-1].record(8)) == first
+
+
+def test_a_mapping_ends_with_its_last_view(written, tmp_path):
+    path = tmp_path / "of its own.arrayrecord"
+    path.write_bytes(written[0].read_bytes())
+
+    def mappings() -> int:
+        return Path("/proc/self/maps").read_text().count(str(path))
+
+    mapped = MappedShard(path)
+    piece = np.frombuffer(mapped.record(3)[0], np.uint8)
+    before = piece.copy()
+    del mapped
+    assert mappings() == 1
+    np.testing.assert_array_equal(piece, before)
+    del piece
+    assert mappings() == 0
+
+
+def test_an_empty_file_is_refused(tmp_path):
+    path = tmp_path / "empty.arrayrecord"
+    path.touch()
+    with pytest.raises(InputError, match="is damaged"):
+        shards.map_shard(path, Shard(1, 0, ""), "again")
 
 
 @pytest.mark.parametrize("cut", [1, 65_536, 65_536 + 40])
