@@ -189,6 +189,8 @@ def _add_exhibit(report: Report, exhibit: Exhibit, folder: Path) -> None:
 
 
 _LEAVES = ("array", "shape", "type", "least", "mean", "most")
+# 0 where nobody speaks, which is no angle and no distance.
+_OF_SPEECH = ("azimuth", "elevation", "distance")
 
 
 def _leaf_rows(batch: Batch) -> list[tuple[str, ...]]:
@@ -196,6 +198,8 @@ def _leaf_rows(batch: Batch) -> list[tuple[str, ...]]:
     for name, leaf in batch.items():
         values = np.asarray(leaf)
         shape = "x".join(map(str, values.shape)) or "scalar"
+        if name in _OF_SPEECH and "speech" in batch:
+            values, name = values[np.asarray(batch["speech"], bool)], f"{name}, of speech"
         finite = values[np.isfinite(values)]
         figures = (finite.min(), finite.mean(), finite.max()) if finite.size else ()
         told = [f"{float(value):.4g}" for value in figures] or ["-"] * 3

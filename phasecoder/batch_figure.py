@@ -42,11 +42,14 @@ def draw_batch(
     """
     folder.mkdir(parents=True, exist_ok=True)
     count, mics = batch["audio"].shape[:2]
-    draw_labels(folder / "labels.png", batch)
+    places, clips = places_of(batch)
+    draw_labels(folder / "labels.png", places, clips)
+    # Clips that share a room's responses share their talker's place.
+    shared = f", from {len(places)} places: the larger a dot, the more" if (clips > 1).any() else ""
     exhibits = [
         Exhibit(
             f"The labels of the batch: {count} clips of 250 ms with up to {mics} microphones, "
-            f"{int(batch['speech'].sum())} of them with speech.",
+            f"{int(batch['speech'].sum())} of them with speech{shared}.",
             folder / "labels.png",
         )
     ]
@@ -85,20 +88,30 @@ def draw_row(path: Path, row: Row, power: NDArray[np.float32], number: int) -> N
         fig.suptitle(f"row {number}: {_label(row)}", x=0.01, ha="left", fontsize=11)
 
 
-def draw_labels(path: Path, batch: Mapping[str, NDArray[Any]]) -> None:
-    """Every label of a batch: from above by distance, and by elevation."""
-    speech = np.asarray(batch["speech"], bool)
-    azimuth, elevation, distance = (
-        np.asarray(batch[name])[speech] for name in ("azimuth", "elevation", "distance")
-    )
+def places_of(
+    batch: Mapping[str, NDArray[Any]],
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Azimuth, elevation, distance [n, 3] of where somebody speaks, and the clips of each place [n]."""
+    labels = np.stack([batch[name] for name in ("azimuth", "elevation", "distance")], axis=-1)
+    speech = labels[np.asarray(batch["speech"], bool)].astype(np.float64)
+    # To a millidegree and a millimetre, which is the rounding of float32.
+    return np.unique(speech.round(3), axis=0, return_counts=True)
+
+
+def draw_labels(path: Path, places: NDArray[np.float64], clips: NDArray[np.int64]) -> None:
+    """Places [n, 3] from above by distance, and by elevation; the area of a dot tells its clips."""
+    azimuth, elevation, distance = places.T
+    area = 16 * clips
     with figure(path, 10.0, 4.2) as fig:
         above: Any = fig.add_subplot(1, 2, 1, projection="polar")
-        above.scatter(np.deg2rad(azimuth), distance, s=16, color=PALETTE[0], alpha=0.7, linewidth=0)
+        above.scatter(
+            np.deg2rad(azimuth), distance, s=area, color=PALETTE[0], alpha=0.7, linewidth=0
+        )
         above.set_title("azimuth and distance (m), from above", fontweight="normal")
         above.set_xticks(np.deg2rad([0, 90, 180, 270]), ["0°\n+x", "90°", "180°", "-90°"])
         above.tick_params(axis="y", labelsize=7, labelcolor=MUTED)
         flat = fig.add_subplot(1, 2, 2)
-        flat.scatter(azimuth, elevation, s=16, color=PALETTE[0], alpha=0.7, linewidth=0)
+        flat.scatter(azimuth, elevation, s=area, color=PALETTE[0], alpha=0.7, linewidth=0)
         azimuth_ticks(flat)
         flat.set(ylim=(-90, 90), yticks=range(-90, 91, 45), xlabel="azimuth", ylabel="elevation")
         flat.set_title("azimuth and elevation", fontweight="normal")

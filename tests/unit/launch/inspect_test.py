@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from launch import configurables
+from launch import configurables, inspect
 from launch.inspect import inspect_training
 from launch.modes import MODES, ROOTS
 from llm_bridge.backbones.tiny import TinyBackbone
@@ -130,3 +130,11 @@ def test_impossible_wishes_are_refused(tmp_path: Path) -> None:
         inspect_training(_bridge(), tmp_path, rows=0)
     with pytest.raises(InputError, match="does not use the 3 devices"):
         inspect_training(_bridge(mesh=MeshConfig(data=2)), tmp_path, devices=3)
+
+
+def test_places_are_those_of_clips_with_speech():
+    batch = {"speech": np.array([True, False, True]), "distance": np.array([2.0, 0.0, 4.0], "f4")}
+    rows = {row[0]: row[1:] for row in inspect._leaf_rows(batch)}
+    assert rows["distance, of speech"] == ("3", "float32", "2", "3", "4")
+    del batch["speech"]
+    assert inspect._leaf_rows(batch) == [("distance", "3", "float32", "0", "2", "4")]

@@ -56,6 +56,15 @@ def test_the_label_lies_on_the_peak_of_the_map_below_it(
         assert abs(batch_figure._ELEVATIONS[high] - row["elevation"]) <= 4.5
 
 
+def test_clips_of_one_place_are_one_dot_as_large_as_they_are_many(tmp_path: Path) -> None:
+    batch = plane_waves([40.0, 40.0, 40.0, -135.0, 0.0])
+    places, clips = batch_figure.places_of(batch)
+    np.testing.assert_array_equal(places, [[-135, 30, 2], [40, 30, 2]])
+    assert clips.tolist() == [1, 3]
+    exhibits = batch_figure.draw_batch(batch, tmp_path, [0])
+    assert "4 of them with speech, from 2 places" in exhibits[0].caption
+
+
 def test_chosen_rows_become_pictures_and_sounds_with_their_labels(tmp_path: Path) -> None:
     batch = plane_waves([40.0, -135.0, 0.0])
     exhibits = PhaseCoderTask().draw(batch, tmp_path, [1, 2])
