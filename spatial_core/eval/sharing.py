@@ -79,7 +79,9 @@ class Share:
         while not path.is_file():
             if time.monotonic() - said > _SAY_SECONDS:
                 said = time.monotonic()
-                say(f"waiting for the answers of host {host}")
+                say(
+                    f"waiting for the answers of host {host}, in {path.parent}, which all have to reach"
+                )
             time.sleep(_POLL_SECONDS)
             places.forget_listings(path.parent)
         found: list[Any] = json.loads(path.read_text(encoding="utf-8"), object_hook=_unpacked)
