@@ -13,7 +13,7 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,23 +22,32 @@ from sciphi.input import AudioInput, FoaRecording, open_scene
 from sciphi.records import FOA_RATE
 from sciphi.result import DescribedWindow, SceneResult
 from sciphi.schema import MOST_LEVEL, SceneDescription, Source
+from sciphi.shipped import resolve
 from sciphi.text_format import parse_text
 from sciphi.timeline import merge, whole
 from sciphi.windows import Window, windows
+from spatial_core import waits
 from spatial_core.errors import InputError
+
+if TYPE_CHECKING:
+    from llm_bridge.generate import Told
 
 # Below this a 16-bit recording holds little more than its own rounding.
 FLOOR_DB = -90.0
 # Levels of W, RMS in dB re full scale, that models are trained on; quieter and louder windows are brought
 # to the nearer of them, and what is said of loudness is corrected.
 LOWEST_DB, HIGHEST_DB = -45.0, -15.0
+SHORTEST = 0.3
+"""Seconds: hardly a sound of the training scenes is shorter, and what would be said of less means nothing."""
+SHORTEST_HOP = 0.1
 _BATCH = 4
 
 
 class SceneModel(Protocol):
     """Anything that describes windows: a trained Describer, a fake in tests.
 
-    name: for reports. seconds: length of the windows that it hears.
+    name: for reports. seconds: length of the windows that it hears. One that also has `tell` (as `describe`,
+    with the probability of every id) gets confidences.
     """
 
     @property
@@ -66,6 +75,7 @@ def describe(
     hop: float | None = None,
     start: float = 0.0,
     seconds: float | None = None,
+    weights: str | Path | None = None,
 ) -> SceneResult:
     """What sounds where in a first-order Ambisonic recording, and in what room.
 
@@ -81,27 +91,29 @@ def describe(
         hop: seconds between windows, up to the length of a window (the default); less hears everything
             more than once.
         start, seconds: part of the recording; None: to its end.
+        weights: folder of a base model whose weights are yours to bring, as in `load_describer`.
 
     Returns:
         A SceneResult: `.windows`, `.timeline`, `.description`, `.notes`, `.problems`, `.to_text()`,
         `.to_json()`, `.plot(path)`.
 
     Raises InputError, with what to do, for audio that is missing, damaged, digital silence, without
-    directions, or of other than four channels, and for a convention that is not given.
+    directions, shorter than 0.3 s, or of other than four channels, and for a convention that is not given.
     """
     first, last = _span(start, seconds)
+    _check_hop(hop)
     recording = open_scene(audio, order, norm, rate, a_format)
-    teller = _Teller(model)
+    # What is wrong is said before a model is loaded, but nobody waits for the end of a live source.
+    if (isinstance(audio, str | Path) or hasattr(audio, "__array__")) and recording.look_ahead():
+        _check_length(recording, first, last)
+    teller = _Teller(model, weights)
     size, step = teller.sizes(hop)
     told: list[DescribedWindow] = []
     heard = windows(recording, size, step, first, last)
     while chunk := list(itertools.islice(heard, _BATCH)):
         told += teller.tell(chunk)
     notes = recording.finish()
-    if not told:
-        raise InputError(
-            f"{recording.name} lasts {recording.seconds:.2f} s: nothing is left from {start:g} s on"
-        )
+    _check_length(recording, first, last)
     notes += [*_length_notes(recording, told, size), *teller.notes]
     timeline = merge((window.start, window.end, window.description) for window in told)
     descriptions = [window.description for window in told if window.description is not None]
@@ -109,6 +121,7 @@ def describe(
         description = _later(told[0].description, told[0].start)  # the model's own order and gaps
     else:
         description = whole(descriptions, timeline)
+    notes += _doubts(description)
     return SceneResult(
         windows=tuple(told),
         timeline=tuple(timeline),
@@ -153,8 +166,8 @@ def describe_stream(
 class _Teller:
     """A model and what is done around it for windows of a recording."""
 
-    def __init__(self, model: ModelInput) -> None:
-        self._model = _load(model)
+    def __init__(self, model: ModelInput, weights: str | Path | None = None) -> None:
+        self._model = _load(model, weights)
         self._gains: list[float] = []
 
     @property
@@ -178,13 +191,8 @@ class _Teller:
         size = round(self._model.seconds * FOA_RATE)
         if hop is None:
             return size, size
-        step = round(hop * FOA_RATE) if math.isfinite(hop) else 0
-        if not FOA_RATE // 10 <= step <= size:
-            raise InputError(
-                f"hop is {hop} s: give the time between windows, 0.1 to {self._model.seconds:g} s, the "
-                "length of a window"
-            )
-        return size, step
+        _check_hop(hop, self._model.seconds)
+        return size, round(hop * FOA_RATE)
 
     def tell(self, heard: Sequence[Window]) -> list[DescribedWindow]:
         """The description of each window; silence is not shown to the model."""
@@ -192,7 +200,8 @@ class _Teller:
         gains = [_gain_db(level) for level in levels]
         loud = [i for i, level in enumerate(levels) if level >= FLOOR_DB]
         foas = [heard[i].foa * np.float32(10 ** (gains[i] / 20)) for i in loud]
-        answers = dict(zip(loud, self._model.describe(foas), strict=True)) if foas else {}
+        tell = getattr(self._model, "tell", self._model.describe)
+        answers = dict(zip(loud, tell(foas), strict=True)) if foas else {}
         self._gains += [gains[i] for i in loud if gains[i]]
         return [
             _described(window, level, gain, answers.get(i))
@@ -200,12 +209,52 @@ class _Teller:
         ]
 
 
-def _load(model: ModelInput) -> SceneModel:
+def _load(model: ModelInput, weights: str | Path | None = None) -> SceneModel:
     if model is None or isinstance(model, str | Path):
+        folder = resolve(model)
+        if weights is not None and not Path(weights).exists():
+            raise InputError(f"weights {str(weights)!r}: there is nothing")
+        waits.say(f"loading {folder.name}")
         from sciphi.trained import load_describer
 
-        return load_describer(model)
+        return load_describer(folder, weights=weights)
     return model
+
+
+def _check_hop(hop: float | None, longest: float = math.inf) -> None:
+    """InputError for a time between windows that leaves sound unheard, or none."""
+    if hop is None or (math.isfinite(hop) and SHORTEST_HOP <= hop <= longest):
+        return
+    most = f"to {longest:g} s, the length of a window" if longest < math.inf else "s or more"
+    raise InputError(f"hop is {hop} s: give the time between windows, {SHORTEST_HOP:g} {most}")
+
+
+def _check_length(recording: FoaRecording, first: int, last: int | None) -> None:
+    """InputError for a recording that was read to its end and holds too little of what is wanted."""
+    end = recording.samples if last is None else min(last, recording.samples)
+    if end <= first:
+        raise InputError(
+            f"{recording.name} lasts {recording.seconds:.2f} s: nothing is left from "
+            f"{first / FOA_RATE:g} s on"
+        )
+    if end - first < SHORTEST * FOA_RATE:
+        raise InputError(
+            f"{(end - first) / FOA_RATE:.2f} s of {recording.name} are too short to be described: give "
+            f"{SHORTEST:g} s or more"
+        )
+
+
+def _doubts(description: SceneDescription | None) -> list[str]:
+    """A note on what the model itself was not sure of."""
+    if description is None:
+        return []
+    doubts = []
+    if description.doubtful:
+        doubts.append("how many sources there are")
+    unsure = list(dict.fromkeys(each.name for each in description.sources if each.doubtful))
+    if unsure:
+        doubts.append(f"where these are: {', '.join(unsure)}")
+    return [f"the model is in doubt about {' and about '.join(doubts)}"] if doubts else []
 
 
 def _level_db(window: Window) -> float:
@@ -220,10 +269,18 @@ def _gain_db(level: float) -> float:
     return float(round(min(max(level, LOWEST_DB), HIGHEST_DB) - level))
 
 
-def _described(window: Window, level: float, gain: float, answer: str | None) -> DescribedWindow:
+def _described(
+    window: Window, level: float, gain: float, answer: str | Told | None
+) -> DescribedWindow:
     if answer is None:
         return DescribedWindow(window.start, window.end, None, "", (), level)
-    description, problems = parse_text(answer)
+    if isinstance(answer, str):
+        description, problems = parse_text(answer)
+    else:
+        from sciphi.confidence import parse_told
+
+        description, problems = parse_told(answer)
+        answer = answer.text
     return DescribedWindow(
         window.start,
         window.end,

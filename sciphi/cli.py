@@ -8,7 +8,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from spatial_core.command import check_plot, make_parser
+from spatial_core import waits
+from spatial_core.command import check_new_wav, check_plot, make_parser
 from spatial_core.errors import InputError, run_command
 
 _DESCRIPTION = "From a first-order Ambisonic recording to what sounds where, and in what room."
@@ -20,6 +21,7 @@ _FORMATS = """what the four channels are must be said, it is never guessed:
                               front left up, front right down, back left down, back right up
 """
 _EPILOG = f"""examples:
+  sciphi example scene.wav                               # no recording yet? a simulated one
   sciphi describe scene.wav --order ACN --norm SN3D --plot scene.png
   sciphi describe raw.wav --a-format ambeo --json
   sciphi convert old.wav new.wav --from FuMa --to ACN/SN3D
@@ -71,6 +73,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_describe(commands)
+    _add_example(commands)
     _add_convert(commands)
     model = make_parser(
         commands.add_parser, "model", help="what ships with the package; releases of your own"
@@ -112,7 +115,24 @@ def _add_describe(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--start", type=float, default=0.0, metavar="SECONDS", help="begin there")
     parser.add_argument("--seconds", type=float, metavar="SECONDS", help="hear so much")
     _add_model(parser)
+    parser.add_argument(
+        "--weights",
+        metavar="DIR",
+        help="the base model's weights, if they are yours to bring (or $LLM_BRIDGE_WEIGHTS)",
+    )
     parser.set_defaults(run=_describe)
+
+
+def _add_example(commands: argparse._SubParsersAction) -> None:
+    parser = make_parser(
+        commands.add_parser,
+        "example",
+        help="make a scene to try describe with",
+        description="Simulate 5 s of up to three sources in a room, AmbiX at 24 kHz, and say what is there.",
+    )
+    parser.add_argument("out", metavar="OUT", help="the new file, .wav")
+    parser.add_argument("--seed", type=int, default=0, help="another one for each number (0)")
+    parser.set_defaults(run=_example)
 
 
 def _add_convert(commands: argparse._SubParsersAction) -> None:
@@ -137,20 +157,23 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
 
 
 def _describe(arguments: argparse.Namespace) -> int:
+    check_plot(arguments.plot)
+    waits.keep_programs()
     from sciphi.api import describe
     from sciphi.result import CONVENTION
 
-    check_plot(arguments.plot)
-    result = describe(
-        arguments.audio,
-        arguments.order,
-        arguments.norm,
-        a_format=arguments.a_format,
-        model=arguments.model,
-        hop=arguments.hop,
-        start=arguments.start,
-        seconds=arguments.seconds,
-    )
+    with waits.told():
+        result = describe(
+            arguments.audio,
+            arguments.order,
+            arguments.norm,
+            a_format=arguments.a_format,
+            model=arguments.model,
+            hop=arguments.hop,
+            start=arguments.start,
+            seconds=arguments.seconds,
+            weights=arguments.weights,
+        )
     if arguments.plot:
         result.plot(arguments.plot)
     if arguments.json:
@@ -168,6 +191,26 @@ def _describe(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _example(arguments: argparse.Namespace) -> int:
+    check_new_wav(arguments.out)
+    with waits.told():
+        waits.say("simulating a scene")
+        from sciphi.example import make_example
+        from sciphi.records import FOA_RATE
+        from sciphi.result import description_lines
+        from sciphi.schema import describe_truth
+        from spatial_core.audio.io import write_wav
+
+        scene = make_example(arguments.seed)
+    write_wav(arguments.out, scene.foa, FOA_RATE)
+    print(
+        f"{arguments.out}: {scene.seconds:.1f} s, 4 channels (--order ACN --norm SN3D). In truth:"
+    )
+    truth = describe_truth(scene.truth, order="onset")
+    print("\n".join(description_lines(truth, truth.sources)))
+    return 0
+
+
 def _convert(arguments: argparse.Namespace) -> int:
     from sciphi.convert import convert_file
 
@@ -179,10 +222,13 @@ def _convert(arguments: argparse.Namespace) -> int:
 
 
 def _model_card(arguments: argparse.Namespace) -> int:
-    from sciphi.trained import load_describer
+    from sciphi.shipped import RELEASE, resolve
+    from spatial_core.io import export
 
-    describer = load_describer(arguments.model)
-    print(describer.card or f"{describer.name} has no card: only released models do")
+    folder = resolve(arguments.model)
+    if not (folder / RELEASE.config).is_file():
+        raise InputError(f"{folder} has no card: only released models do")
+    print(export.read_release(folder, RELEASE).card)
     return 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,10 +14,11 @@ from llm_bridge.protocol import AudioEncoder, Backbone
 from llm_bridge.tokens.audio_cache import AudioCache
 from sciphi.features import seld_features
 from sciphi.records import FOA_RATE, SceneTruth
-from sciphi.scene_set import SceneSet
-from sciphi.seld_task import FeatureScenes
 from spatial_core.audio.io import resample
 from spatial_core.data.records import SAMPLE_RATE
+
+if TYPE_CHECKING:
+    from sciphi.scene_set import SceneSet
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +47,10 @@ class HeardScenes:
     """
 
     def __init__(self, directory: str | Path, backbone: Backbone) -> None:
+        from sciphi.seld_task import (
+            FeatureScenes,
+        )  # simulation, which describing a recording is free of
+
         self._spatial = FeatureScenes(directory)
         self.scenes = self._spatial.scenes
         name, digest = backbone.audio_identity

@@ -33,6 +33,8 @@ SILENT_POWER = 1e-11
 DEAD_POWER = 1e-6
 FULL_SCALE = 0.999
 _CLIPPED_SHARE = 1e-3
+# As much is read before a model is loaded, where the end of a recording does not have to be waited for.
+AHEAD_SECONDS = 20.0
 _BLOCK_SECONDS = 4
 _BLOCK = _BLOCK_SECONDS * FOA_RATE
 
@@ -56,6 +58,7 @@ class FoaRecording:
     _sums: NDArray[np.float64] = field(default_factory=lambda: np.zeros((2, CHANNELS)))
     _copies: bool = True
     _clipped: int = 0
+    _ahead: list[NDArray[np.float32]] = field(default_factory=list)
     _given: BandPowers = field(default_factory=lambda: BandPowers(FOA_RATE))
     _inside: BandPowers = field(default_factory=lambda: BandPowers(FOA_RATE))
 
@@ -70,12 +73,37 @@ class FoaRecording:
         """Length so far, in seconds."""
         return self.samples / FOA_RATE
 
+    def look_ahead(self) -> bool:
+        """Reads the first 20 s now, so that what is wrong with them is said before a model is loaded.
+
+        Whether the recording ends within them; then it raises as `finish` does.
+        """
+        for block in self._checked():
+            self._ahead.append(block)
+            if self.seconds >= AHEAD_SECONDS:
+                return False
+        self._usable()
+        return True
+
     def finish(self) -> list[str]:
         """Notes about the whole recording.
 
         Raises InputError for a recording without a sample or without sound, one signal copied to all
         channels, and one whose W, or all but W, is silent.
         """
+        power, dead = self._usable()
+        notes = [*self.notes, *dead]
+        if not np.any(power <= SILENT_POWER):
+            notes += convention_hints(self._given, self._inside, self.format.norm)
+        if self._clipped > _CLIPPED_SHARE * self.samples:
+            notes.append(
+                f"{100 * self._clipped / self.samples:.1f} % of the samples are at full scale (clipped): "
+                "record with less gain"
+            )
+        return notes
+
+    def _usable(self) -> tuple[NDArray[np.float64], list[str]]:
+        """Power of each channel, and notes on silent ones; InputError as `finish`."""
         if self.samples == 0:
             raise InputError(f"{self.name} holds no samples")
         # The variance: a constant offset is no sound.
@@ -90,15 +118,7 @@ class FoaRecording:
                 f"{self.name}: all channels are identical, so this is one microphone copied (mono): "
                 "it has no directions"
             )
-        notes = [*self.notes, *self._dead_notes(power)]
-        if not np.any(power <= SILENT_POWER):
-            notes += convention_hints(self._given, self._inside, self.format.norm)
-        if self._clipped > _CLIPPED_SHARE * self.samples:
-            notes.append(
-                f"{100 * self._clipped / self.samples:.1f} % of the samples are at full scale (clipped): "
-                "record with less gain"
-            )
-        return notes
+        return power, self._dead_notes(power)
 
     def _dead_notes(self, power: NDArray[np.float64]) -> list[str]:
         """Notes on silent channels, or an InputError where they leave no directions."""
@@ -126,6 +146,11 @@ class FoaRecording:
         ]
 
     def _watched(self) -> Iterator[NDArray[np.float32]]:
+        while self._ahead:
+            yield self._ahead.pop(0)
+        yield from self._checked()
+
+    def _checked(self) -> Iterator[NDArray[np.float32]]:
         for block in self.blocks:
             if block.shape[1]:
                 self._watch(block)

@@ -109,6 +109,9 @@ def _room(result: SceneResult, left_out: int) -> str:
         return ""
     room = room_text(result.description)
     lines = textwrap.wrap(_drawable(room[0].upper() + room[1:]), _TITLE_CHARS)
+    count = result.description.count_confidence
+    if result.description.doubtful and count is not None:
+        lines.append(f"The model is only {100 * count:.0f} % sure of how many sources there are")
     if left_out:
         lines.append(f"The {MOST_SOURCES} loudest sources; {left_out} more are not drawn")
     return "\n".join(lines)
@@ -319,6 +322,8 @@ def _label_lines(mark: _Mark) -> list[str]:
         values.append(f"{source.loudness:.0f} dB")
     if len(mark.item.zones) > 1:
         values.append("moves")
+    if source.doubtful and source.confidence is not None:
+        values.append(f"direction {100 * source.confidence:.0f} % sure")
     return [*lines, *textwrap.wrap(", ".join(values), _LABEL_CHARS + 2)]
 
 

@@ -19,6 +19,7 @@ CONVENTION = (
     "degrees counter-clockwise from the front (90 is left, -90 right), elevation up; both of the zone's centre"
 )
 _MOST_ROWS = 40
+_VALUES = ("azimuth", "elev.", "distance", "loudness", "C50", "what")
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ class SceneResult:
             return
         if not every_window:
             sources = tuple(item.source for item in self.timeline)
-            yield from _description_lines(self.description, sources, self._paths())
+            yield from description_lines(self.description, sources, self._paths())
             return
         for window in self.windows:
             yield ""
@@ -125,7 +126,7 @@ class SceneResult:
                 yield "  silence"
                 continue
             sources = window.description.ordered("onset").sources
-            yield from (f"  {line}" for line in _description_lines(window.description, sources))
+            yield from (f"  {line}" for line in description_lines(window.description, sources))
 
     def _paths(self) -> tuple[str, ...]:
         """For each source of the timeline the zones that it passes; empty if it stays."""
@@ -150,17 +151,22 @@ def room_text(description: SceneDescription) -> str:
     return f"{', '.join(parts)}; background: {background.label}{level}"
 
 
-def _description_lines(
+def description_lines(
     description: SceneDescription, sources: tuple[Source, ...], paths: tuple[str, ...] = ()
 ) -> Iterator[str]:
+    """The room, the background and a table of the sources; paths: the zones that each passes."""
     room = room_text(description)
     yield room[0].upper() + room[1:]
     if not sources:
         yield "No sources."
         return
-    yield f"{len(sources)} source{'s' if len(sources) != 1 else ''}:"
+    count = description.count_confidence
+    sure = "" if count is None else f" (the model is {100 * count:.0f} % sure of how many)"
+    yield f"{len(sources)} source{'s' if len(sources) != 1 else ''}{sure}:"
     rows = [_row(source) for source in sources[:_MOST_ROWS]]
-    head = ("from", "to", "direction", "azimuth", "elev.", "distance", "loudness", "C50", "what")
+    head = ("from", "to", "direction", "sure", *_VALUES)
+    if not any(source.confidence is not None for source in sources):
+        head, *rows = [(*row[:3], *row[4:]) for row in (head, *rows)]
     widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head) - 1)]
     for row, path in zip((head, *rows), ("", *paths, *[""] * len(rows))):
         cells = [
@@ -179,6 +185,7 @@ def _row(source: Source) -> tuple[str, ...]:
         _or_dash(source.onset, "{:.1f} s"),
         _or_dash(source.offset, "{:.1f} s"),
         source.zone or "unknown",
+        "-" if source.confidence is None else f"{100 * source.confidence:.0f} %",
         # Straight above and below have no azimuth.
         "-" if direction is None or abs(direction[1]) == 90 else f"{direction[0]:.0f}°",
         "-" if direction is None else f"{direction[1]:.0f}°",
@@ -194,16 +201,9 @@ def _or_dash(value: float | None, form: str) -> str:
 
 
 def _source_json(source: Source) -> dict[str, Any]:
-    """The source as in a description, with the centre of its zone."""
+    """The source as in a description, with its words apart."""
     (content,) = to_json(SceneDescription(None, None, None, (source,)))["sources"]
-    direction = source.direction
-    return {
-        **content,
-        "name": source.name,
-        "transcript": source.transcript,
-        "azimuth_deg": None if direction is None else direction[0],
-        "elevation_deg": None if direction is None else direction[1],
-    }
+    return {**content, "name": source.name, "transcript": source.transcript}
 
 
 def _timeline_json(item: TimelineSource) -> dict[str, Any]:

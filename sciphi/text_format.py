@@ -13,6 +13,7 @@ forgives how a value is written, never guesses one, names what it could not read
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import Any
 
 from sciphi.schema import (
@@ -60,6 +61,15 @@ _FORMS = {
     for unit, name in _UNITS.items()
 }
 _PLACES = ("time", "zone", "distance", "loudness", "c50")
+Span = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Marks:
+    """Where in a text its number of sources stands, and the zone of each source: first character, end."""
+
+    count: Span | None
+    zones: tuple[Span | None, ...]
 
 
 def to_text(description: SceneDescription) -> str:
@@ -95,8 +105,15 @@ def parse_text(text: str) -> tuple[SceneDescription, tuple[str, ...]]:
     Both grids of zones are known. A value that is missing or unreadable is None, a label `Unknown`; a source
     without its values in brackets is left out and named.
     """
+    description, problems, _ = parse_marked(text)
+    return description, problems
+
+
+def parse_marked(text: str) -> tuple[SceneDescription, tuple[str, ...], Marks]:
+    """`parse_text`, and where the values stand; nowhere in a text with other white space than single spaces."""
     problems: list[str] = []
-    text = " ".join(str(text)[:MAX_CHARS].split())
+    given = str(text)
+    text = " ".join(given[:MAX_CHARS].split())
     if len(text) == MAX_CHARS:
         problems.append(f"only the first {MAX_CHARS} characters were read")
     noise = _NOISE.search(text)
@@ -108,9 +125,14 @@ def parse_text(text: str) -> tuple[SceneDescription, tuple[str, ...]]:
     else:
         problems.append("noise_label is missing")
         background, rest = Background(UNKNOWN, None), _after_head(text)
-    sources = _sources(rest, problems)
-    _check_count(head, len(sources), problems)
-    return SceneDescription(volume, rt60, background, tuple(sources)), tuple(problems)
+    read = _sources(rest, problems)
+    sources = tuple(source for source, _ in read)
+    count = _check_count(head, len(sources), problems)
+    at = len(text) - len(rest)  # what is left to read is always the end of the text
+    zones = tuple(span and (at + span[0], at + span[1]) for _, span in read)
+    if text != given:
+        count, zones = None, (None,) * len(zones)
+    return SceneDescription(volume, rt60, background, sources), tuple(problems), Marks(count, zones)
 
 
 def _show(value: float | None, unit: str) -> str:
@@ -151,12 +173,14 @@ def _value(text: str, unit: str, name: str, problems: list[str]) -> float | None
     return value
 
 
-def _check_count(head: str, sources: int, problems: list[str]) -> None:
+def _check_count(head: str, sources: int, problems: list[str]) -> Span | None:
+    """Where the number of sources stands; a problem if it is another one."""
     found = _COUNT.search(head)
     if found is None:
         problems.append("n_src is missing")
     elif int(found[1]) != sources:
         problems.append(f"n_src is {found[1]}, but {sources} could be read")
+    return None if found is None else found.span(1)
 
 
 def _after_head(text: str) -> str:
@@ -205,8 +229,9 @@ def _noise_parts(rest: str, problems: list[str]) -> tuple[str, str | None, str]:
     return rest[:end].strip(" .;"), None, rest[end:].lstrip(". ")
 
 
-def _sources(rest: str, problems: list[str]) -> list[Source]:
-    sources: list[Source] = []
+def _sources(rest: str, problems: list[str]) -> list[tuple[Source, Span | None]]:
+    """The sources, and where in `rest` the zone of each stands."""
+    sources: list[tuple[Source, Span | None]] = []
     at = 0
     for found in _VALUES.finditer(rest):
         if not _looks_like_values(found[1]):
@@ -220,11 +245,23 @@ def _sources(rest: str, problems: list[str]) -> list[Source]:
         if not found[2]:
             problems.append(f"{number}: the answer ends within its values")
         values = _read_values(found[1], number, problems)
-        sources.append(Source(label=label or UNKNOWN, **values))
+        source = Source(label=label or UNKNOWN, **values)
+        sources.append((source, _zone_span(found, source.zone)))
     left = rest[at:].strip(" ;.")
     if left:
         problems.append(f"{left[:60]!r} could not be read: no values in brackets follow it")
     return sources
+
+
+def _zone_span(values: re.Match[str], zone: str | None) -> Span | None:
+    """Where the part of a source's values stands that means its zone."""
+    at = values.start(1)
+    for part in values[1].split(","):
+        if zone is not None and read_zone(part) == zone:
+            start = at + len(part) - len(part.lstrip())
+            return start, at + len(part.rstrip())
+        at += len(part) + 1
+    return None
 
 
 def _kind(part: str) -> str | None:

@@ -48,10 +48,9 @@ class Stay:
 class TimelineSource:
     """One sound through the whole recording.
 
-    source: its description with onset and offset in seconds of the recording; the zone is the one in which
-    it is heard longest, distance and C50 are means and loudness is the mean power over its time. stays: its
-    zones in the order of time, one from each window; more than one zone may mean that it moves. windows:
-    numbers, from 0, of the windows that tell of it.
+        source: its description with onset and offset in seconds of the recording; the zone is the one in which
+    is heard longest, distance, C50 and confidence are means and loudness    zones in the order of time, one from each window; more than one zone may mean that it moves. windows:
+        numbers, from 0, of the windows that tell of it.
     """
 
     source: Source
@@ -110,7 +109,9 @@ def whole(
         return None
     volumes = [d.room_volume for d in descriptions if d.room_volume is not None]
     times = [d.rt60 for d in descriptions if d.rt60 is not None]
+    counts = [d.count_confidence for d in descriptions]
     return SceneDescription(
+        count_confidence=_mean(counts, [1.0] * len(counts)),
         room_volume=round(statistics.median(volumes)) if volumes else None,
         rt60=statistics.median(times) if times else None,
         background=_background([d.background for d in descriptions]),
@@ -177,6 +178,7 @@ def _merged(track: _Track) -> TimelineSource:
         distance=_mean([s.distance for s in sources], weights),
         loudness=_mean_power([s.loudness for s in sources], weights),
         c50=_rounded(_mean([s.c50 for s in sources], weights)),
+        confidence=_mean([s.confidence for s in sources], weights),
     )
     stays = tuple(Stay(_onset(s), _offset(s), s.zone) for s in sources)
     return TimelineSource(source, stays, tuple(index for index, _ in track.parts))

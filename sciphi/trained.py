@@ -22,14 +22,16 @@ from numpy.typing import NDArray
 
 import sciphi.seldnet
 from llm_bridge.adapters import model_metadata, portable
-from llm_bridge.generate import Asked, Generator
+from llm_bridge.generate import Asked, Generator, Told
 from llm_bridge.lora import LoraConfig
 from llm_bridge.protocol import Backbone
 from llm_bridge.trained import BACKBONES, build_backbone, located, rebuilt
 from sciphi.heard import Heard, listen
 from sciphi.records import FOA_RATE, SceneTruth
+from sciphi.shipped import RELEASE, resolve
 from sciphi.stream import STREAMS, asked_row, questions
 from sciphi.task import SPATIAL_ENCODER, DescribeTask
+from spatial_core import waits
 from spatial_core.config import resolved
 from spatial_core.errors import InputError
 from spatial_core.io import export
@@ -37,11 +39,8 @@ from spatial_core.train.checkpoint import Checkpoints
 from spatial_core.train.task import merge_params
 from spatial_core.typing import Params
 
-RELEASE = export.Kind("sciphi-describer/1", "describer.safetensors", "describer.json")
-DEFAULT_NAME = "tiny"
 BATCH = 16
 _KNOWN = {**BACKBONES, "TinyDescriber": "sciphi.backbone"}
-_SHIPPED = Path(__file__).parent / "pretrained"
 
 
 @dataclass(frozen=True)
@@ -91,8 +90,14 @@ class Describer:
         heard: the streams that are; the others are there as zeros, which shows what each is worth.
         Sound fields that are shorter than `seconds` are followed by silence; InputError for longer ones.
         """
+        return [told.text for told in self.tell(foas, heard)]
+
+    def tell(
+        self, foas: Sequence[NDArray[np.float32]], heard: Sequence[str] = STREAMS
+    ) -> list[Told]:
+        """The same texts, each with the probability of every id."""
         asked = [self._asked(self._fitted(foa), heard) for foa in foas]
-        return self._generator(len(asked)).answers(asked, self.params) if asked else []
+        return self._generator(len(asked)).told(asked, self.params) if asked else []
 
     def _fitted(self, foa: NDArray[np.float32]) -> NDArray[np.float32]:
         samples = round(self.seconds * FOA_RATE)
@@ -121,13 +126,9 @@ class Describer:
     def _generator(self, count: int) -> Generator:
         size = 1 if count == 1 else BATCH
         if size not in self._generators:
+            waits.compiling(f"windows of {self.seconds:g} s")
             self._generators[size] = Generator(self.task, self.task.answer_length, size)
         return self._generators[size]
-
-
-def shipped() -> dict[str, Path]:
-    """The models inside the package, by name."""
-    return {path.parent.name: path.parent for path in sorted(_SHIPPED.glob(f"*/{RELEASE.config}"))}
 
 
 def load_describer(
@@ -143,7 +144,7 @@ def load_describer(
     LLM_BRIDGE_WEIGHTS. InputError: no such model, a damaged one, one of another base model than is here
     (with both digests), missing weights.
     """
-    saved = load_saved(_resolve(model), which)
+    saved = load_saved(resolve(model), which)
     task = _task(saved, weights)
     wanted = export.to_json(model_metadata(task.backbone, task.lora))
     different = list(resolved.differences({key: saved.metadata.get(key) for key in wanted}, wanted))
@@ -196,15 +197,25 @@ def release_describer(
     return export.write_release(directory, saved.params, config, card, RELEASE)
 
 
-def initial_params(task: DescribeTask, encoder: str | Path, seed: int = 0) -> Params:
-    """Fresh parameters with the spatial encoder of a SELDNet training run, for `TrainConfig.init_from`."""
+def initial_params(
+    task: DescribeTask, encoder: str | Path, seed: int = 0, scenes: str | Path | None = None
+) -> Params:
+    """Fresh parameters with the spatial encoder of a SELDNet training run, for `TrainConfig.init_from`.
+
+    scenes: exported folder on which the projector is aligned (sciphi/align.py); None leaves it at random,
+    as it must be for a language model without pretrained words.
+    """
     params = dict(task.init(jax.random.key(seed)))
     trained, _ = Checkpoints(Path(encoder)).load_params("latest")
     flat = export.flatten_tree(trained)
     params[SPATIAL_ENCODER] = export.fill_tree(
         params[SPATIAL_ENCODER], sciphi.seldnet.encoder_part(flat), str(encoder)
     )
-    return params
+    if scenes is None:
+        return params
+    from sciphi.align import with_aligned_projector
+
+    return with_aligned_projector(task, params, scenes, seed)
 
 
 def _task(saved: Saved, weights: str | Path | None = None) -> DescribeTask:
@@ -227,21 +238,3 @@ class _Lora:
     """Where `rebuilt` finds the adapters' settings."""
 
     LoraConfig = LoraConfig
-
-
-def _resolve(model: str | Path | None) -> Path:
-    known = shipped()
-    if model is None and known:
-        return known.get(DEFAULT_NAME) or next(iter(known.values()))
-    if model is None:
-        raise InputError(
-            "no model ships with this installation: train one (--run_mode=train "
-            "--gin_file=experiments/sciphi_tiny.gin) and give its folder"
-        )
-    if str(model) in known:
-        return known[str(model)]
-    path = Path(model)
-    if not path.is_dir():
-        names = ", ".join(known) or "none in this installation"
-        raise InputError(f"model {str(model)!r} is neither a folder nor a shipped one ({names})")
-    return path

@@ -17,6 +17,16 @@ def make_parser(
     return make(*args, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
 
 
+def check_new_wav(path: str) -> None:
+    """Refuse a file that exists, is no wav, or cannot be written, before the work."""
+    if Path(path).suffix.lower() != ".wav":
+        raise InputError(f"a wav file is written: {path!r} must end in .wav")
+    if not Path(path).absolute().parent.is_dir():
+        raise InputError(f"the folder of {path!r} does not exist: make it first")
+    if Path(path).exists():
+        raise InputError(f"{path!r} exists, and nothing is overwritten: give another name")
+
+
 def check_plot(path: str | None) -> None:
     """Refuse an impossible picture file before the work, not after it."""
     if path is None:

@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
 
 from llm_bridge import layout
 from llm_bridge.backbones.tiny import TinyBackbone
-from llm_bridge.generate import Asked, Generator
+from llm_bridge.generate import Asked, Generator, Told
 from llm_bridge.layout import MONO, SPATIAL, make_row, pad_answers, pad_rows
 from llm_bridge.lora import LoraConfig
 from llm_bridge.stream import TABLE_4, QuestionStream, question_batch
@@ -171,10 +172,11 @@ def test_greedy_answers_equal_those_of_the_model_without_a_cache(params):
     """One id after the other by a whole forward pass; batches, padding and chunks change nothing."""
     asked = _asked(3)
     generator = Generator(TASK, max_new=10, batch_size=4)
-    chunks = np.concatenate(list(generator._chunks([*asked, asked[0]], params)), axis=1)
+    made = zip(*generator._chunks([*asked, asked[0]], params))
+    chunks, chances = (np.concatenate(each, axis=1) for each in made)
     for row, one in enumerate(asked):
         ids = list(one.row.prompt)
-        for expected in chunks[row]:
+        for expected, chance in zip(chunks[row], chances[row]):
             # Of one length, for one program; what is not valid is not seen.
             array = np.pad([ids], ((0, 0), (0, 96 - len(ids))))
             positions = np.arange(96)[None]
@@ -183,12 +185,21 @@ def test_greedy_answers_equal_those_of_the_model_without_a_cache(params):
                 for name, part in (("tokens", one.tokens), ("audio", one.audio))
             }
             batch = {"ids": array, "positions": positions, "valid": positions < len(ids), **heard}
-            best = int(np.argmax(scores_of(params, batch)[0, len(ids) - 1]))
+            scores = np.asarray(scores_of(params, batch)[0, len(ids) - 1], np.float64)
+            best = int(np.argmax(scores))
             assert best == expected
+            # Two float32 programs of the same sums.
+            assert chance == pytest.approx(scipy.special.softmax(scores)[best], rel=1e-3)
             if best in BACKBONE.ids.stop:
                 break
             ids.append(best)
     assert "".join(generator.stream(asked[0], params)) == generator.answers(asked, params)[0]
+
+
+def test_the_probability_of_a_part_of_an_answer_is_that_of_its_ids():
+    told = Told("n=12, left", ((0, 2, 0.9), (2, 3, 0.5), (3, 4, 0.4), (4, 6, 1.0), (6, 10, 0.3)))
+    assert told.chance(2, 4) == pytest.approx(0.2) and told.chance(6, 10) == pytest.approx(0.3)
+    assert told.chance(3, 5) == pytest.approx(0.4)
 
 
 def test_samples_show_question_truth_and_answer(params):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from llm_bridge.generate import Told
 from sciphi.api import describe, describe_stream
 from sciphi.json_format import from_json
 from sciphi.text_format import parse_text
@@ -150,6 +151,53 @@ def test_short_recordings_are_padded_and_said_so():
     result = describe(noise_from(0, 0, 0.5, 24000), **AMBIX, rate=24000, model=Ear())
     assert any("only 0.5 s long" in note for note in result.notes)
     assert result.description.sources[0].offset <= 0.5 and result.end_seconds == 0.5
+
+
+def test_less_than_any_sound_of_the_training_is_refused():
+    with pytest.raises(InputError, match=r"0\.10 s of the audio are too short"):
+        describe(noise_from(0, 0, 0.1, 24000), **AMBIX, rate=24000, model=Ear())
+
+
+class Unsure(Ear):
+    """Says how likely each of its ids is: single characters, of which those of `doubts` are 50%."""
+
+    def __init__(self, *doubts):
+        super().__init__()
+        self.doubts = doubts
+
+    def tell(self, foas):
+        return [self._told(text) for text in self.describe(foas)]
+
+    def _told(self, text):
+        chances = np.ones(len(text))
+        for doubt in self.doubts:
+            at = text.index(doubt) + len(doubt)
+            chances[at - 3 : at] = 0.5
+        pieces = [(i, i + 1, float(chance)) for i, chance in enumerate(chances)]
+        return Told(text, tuple(pieces))
+
+
+def test_what_the_model_doubts_is_told_and_goes_into_json(tmp_path):
+    audio = noise_from(90, 0, 4.0, 24000)
+    result = describe(audio, **AMBIX, rate=24000, model=Unsure("horizontal left"))
+    (source,) = result.description.sources
+    assert source.confidence == pytest.approx(1 / 8) and result.description.count_confidence == 1
+    assert any("where these are: noise" in note for note in result.notes)
+    assert "13 %" in result.to_text() or "12 %" in result.to_text()
+    (content,) = result.to_dict()["description"]["sources"]
+    assert (content["azimuth_deg"], content["elevation_deg"]) == (90, 0)
+    assert (
+        content["zone_confidence"] == 0.125
+        and from_json(result.to_dict()["description"]) == result.description
+    )
+    assert result.to_dict()["timeline"][0]["zone_confidence"] == 0.125
+    counted = describe(audio, **AMBIX, rate=24000, model=Unsure("n_src=1"))
+    assert counted.description.count_confidence == 0.5  # of the three, only 1 is the number
+    assert any("how many sources" in note for note in counted.notes)
+    assert counted.plot(tmp_path / "a.png").stat().st_size > 10_000
+    sure = describe(audio, **AMBIX, rate=24000, model=Unsure())
+    assert not any("doubt" in note for note in sure.notes)
+    assert describe(audio, **AMBIX, rate=24000, model=Ear()).description.count_confidence is None
 
 
 def test_what_is_told_of_the_padding_is_left_out():

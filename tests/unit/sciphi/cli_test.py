@@ -27,7 +27,7 @@ AMBIX = ["--order", "ACN", "--norm", "SN3D"]
 
 @pytest.fixture
 def scene(tmp_path, monkeypatch):
-    monkeypatch.setattr(api, "_load", lambda model: Ear(label="dog barking"))
+    monkeypatch.setattr(api, "_load", lambda model, weights: Ear(label="dog barking"))
     soundfile.write(tmp_path / "scene.wav", noise_from(45, 3, 3.0).T, 48000, subtype="PCM_24")
     return str(tmp_path / "scene.wav")
 
@@ -66,6 +66,7 @@ def test_every_window_is_shown_on_demand(scene, capsys):
         ([*AMBIX, "--plot", "nowhere/a.png"], "does not exist"),
         ([*AMBIX, "--hop", "0"], "time between windows"),
         ([*AMBIX, "--start", "9"], "nothing is left"),
+        ([*AMBIX, "--start", "2.9"], "0.10 s of"),
     ],
 )
 def test_what_cannot_be_done_is_said_in_one_line(scene, words, message, capsys):
@@ -145,3 +146,34 @@ def test_the_other_system_is_not_touched():
         "assert not [m for m in sys.modules if m.startswith('phasecoder')]"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_mistake_is_said_before_jax_is_imported(tmp_path):
+    soundfile.write(tmp_path / "scene.wav", noise_from(45, 3, 1.0).T, 48000, subtype="PCM_24")
+    soundfile.write(tmp_path / "noise.wav", noise_from(45, 3, 0.1).T, 48000, subtype="PCM_24")
+    soundfile.write(tmp_path / "zero.wav", np.zeros((48000, 4)), 48000)
+    code = (
+        "import sys; from sciphi import cli\n"
+        "ambix = ['--order', 'ACN', '--norm', 'SN3D']\n"
+        "for wav, more in (('scene', ['--order', 'left']), ('scene', [*ambix, '--hop', '0']),\n"
+        "                  ('scene', [*ambix, '--model', 'nowhere']), ('noise', ambix),\n"
+        "                  ('scene', [*ambix, '--weights', 'nowhere']), ('zero', ambix)):\n"
+        f"    assert cli.main(['describe', f'{tmp_path}/{{wav}}.wav', *more]) == 2, (wav, more)\n"
+        "assert cli.main(['model', 'card']) == 0\n"
+        "assert 'jax' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60)
+    assert done.returncode == 0, done.stderr.decode()
+    assert done.stderr.count(b"\n") == 6 and b"too short to be described" in done.stderr
+
+
+def test_an_example_is_written_with_its_truth_and_nothing_is_overwritten(tmp_path, capsys):
+    out = str(tmp_path / "scene.wav")
+    assert cli.main(["example", out, "--seed", "1"]) == 0
+    captured = capsys.readouterr()
+    assert "--order ACN --norm SN3D" in captured.out and "2 sources:" in captured.out
+    assert "sure" not in captured.out and captured.err == "simulating a scene ...\n"
+    samples, rate = soundfile.read(out)
+    assert samples.shape == (5 * 24000, 4) and rate == 24000
+    for name in (out, str(tmp_path / "scene.flac"), str(tmp_path / "no" / "scene.wav")):
+        assert cli.main(["example", name]) == 2
