@@ -9,10 +9,11 @@ import sys
 from collections.abc import Callable, Sequence
 
 from spatial_core import waits
-from spatial_core.command import check_plot, make_parser
+from spatial_core.command import check_new_wav, check_plot, make_parser
 from spatial_core.errors import run_command
 
 _EPILOG = """examples:
+  phasecoder example room.wav --mics respeaker_4mic      # no recording yet? a simulated one
   phasecoder localize room.wav --mics respeaker_4mic
   phasecoder localize room.wav --mics my_array.json --plot room.png
   phasecoder array check my_array.json room.wav --plot array.png
@@ -63,6 +64,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_localize(commands)
+    _add_example(commands)
     _add_array(commands)
     model = make_parser(commands.add_parser, "model", help="the model that ships with the package")
     verbs = model.add_subparsers(dest="verb", required=True, metavar="COMMAND")
@@ -103,6 +105,21 @@ def _add_localize(commands: argparse._SubParsersAction) -> None:
     )
     _add_model(parser)
     parser.set_defaults(run=_localize)
+
+
+def _add_example(commands: argparse._SubParsersAction) -> None:
+    parser = make_parser(
+        commands.add_parser,
+        "example",
+        help="make a recording to try the tools with",
+        description="Simulate two people in a living room, one after the other, and say who is where.",
+    )
+    parser.add_argument("out", metavar="OUT", help="the new file, .wav")
+    parser.add_argument(
+        "--mics", required=True, metavar="ARRAY", help="preset name or JSON file of positions"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="another one for each number (0)")
+    parser.set_defaults(run=_example)
 
 
 def _add_array(commands: argparse._SubParsersAction) -> None:
@@ -161,6 +178,29 @@ def _localize(arguments: argparse.Namespace) -> int:
     print(f"Convention: {CONVENTION}.")
     if arguments.plot:
         print(f"Plot: {arguments.plot}")
+    return 0
+
+
+def _example(arguments: argparse.Namespace) -> int:
+    from spatial_core.geometry.arrays import load_array
+
+    check_new_wav(arguments.out)
+    array = load_array(arguments.mics)
+    with waits.told():
+        waits.say("simulating a room")
+        from phasecoder.example import make_example
+        from spatial_core.audio.io import write_wav
+        from spatial_core.data.records import SAMPLE_RATE
+
+        example = make_example(array, arguments.seed)
+    write_wav(arguments.out, example.audio, SAMPLE_RATE, subtype="PCM_16")
+    seconds = example.audio.shape[1] / SAMPLE_RATE
+    print(f"{arguments.out}: {seconds:.1f} s, {array.num_mics} channels of {array.name}. In truth:")
+    for talk in example.talks:
+        print(
+            f"  {talk.start:.2f} - {talk.end:.2f} s  azimuth {talk.azimuth:+.0f}, "
+            f"elevation {talk.elevation:+.0f}, {talk.distance:.1f} m"
+        )
     return 0
 
 
