@@ -54,6 +54,11 @@ from launch.modes import (
 )
 from spatial_core.config import gin_setup
 from spatial_core.config.bindings import near
+from spatial_core.config.names import (
+    check_mistyped_macros,
+    check_names,
+    parameters_in_sources,
+)
 from spatial_core.config.paths import config_files
 from spatial_core.errors import InputError
 from spatial_core.io import places
@@ -134,11 +139,7 @@ def run(bindings: list[str], after: Sequence[str] = ()) -> int:
     after: what stands after -- on the command line, the flags of a Beam pipeline.
     """
     mode = _with_engine(_mode(_RUN_MODE.value), after)
-    if not _GIN_FILE.value:
-        raise InputError(f"give --gin_file=EXPERIMENT. Shipped: {', '.join(_experiments())}")
     if _TARGET.value:
-        if _RUN_MODE.value != "precompile":
-            raise InputError("--target is for --run_mode=precompile")
         bindings = [*bindings, f"precompile.target = {_TARGET.value!r}"]
     configurables.register_all()
     gin_setup.parse(_GIN_FILE.value, bindings, roots=ROOTS)
@@ -152,6 +153,21 @@ def run(bindings: list[str], after: Sequence[str] = ()) -> int:
         _show(mode.preview(_workdir(), " with ".join(_GIN_FILE.value)))
         return 0
     return _run_in(_workdir(), _by_several(mode))
+
+
+def _check_words(bindings: Sequence[str]) -> None:
+    """InputError for what can be told from the command line and the settings files alone.
+
+    Before jax and what the settings name is imported, which takes seconds.
+    """
+    _mode(_RUN_MODE.value)
+    if not _GIN_FILE.value:
+        raise InputError(f"give --gin_file=EXPERIMENT. Shipped: {', '.join(_experiments())}")
+    if _TARGET.value and _RUN_MODE.value != "precompile":
+        raise InputError("--target is for --run_mode=precompile")
+    scan = gin_setup.scan(_GIN_FILE.value, bindings)
+    check_names(scan, parameters_in_sources(configurables.CONFIGURABLES))
+    check_mistyped_macros(scan)
 
 
 def _by_several(mode: Mode) -> Mode:
@@ -264,6 +280,10 @@ def _workdir() -> Path:
 
 def _guarded(argv: list[str], bindings: list[str]) -> int:
     """Runs, and ends at once where other processes would be waited for that wait for this one."""
+    try:
+        _check_words(bindings)
+    except InputError as error:
+        return _fail(error, EXIT_INPUT)
     from spatial_core.train import distributed
 
     try:

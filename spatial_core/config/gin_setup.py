@@ -20,6 +20,7 @@ import gin
 from gin import config_parser
 
 from spatial_core.config.bindings import Scan, near, short, wrong_type
+from spatial_core.config.names import as_parameter, check_names
 from spatial_core.config.paths import resolve_config
 from spatial_core.errors import InputError
 
@@ -188,11 +189,7 @@ def parse(
     """
     global _parsed
     gin.clear_config()
-    scan = Scan()
-    read: list[Path] = []
-    sources = [text for name in files for text in _load(resolve_config(name), scan, read, ())]
-    override = "\n".join(bindings)
-    sources += _load_text(override, "the command line", None, scan, read, ())
+    scan, read, sources = _read(files, bindings)
     _check(scan, set(roots))
     with gin.unlock_config():
         for source in sources:
@@ -200,6 +197,24 @@ def parse(
     gin.finalize()
     _parsed = scan
     return read
+
+
+def scan(files: Iterable[str], bindings: Iterable[str] = ()) -> Scan:
+    """What files and bindings set and refer to; needs nothing registered.
+
+    InputError: a file that is not there or no gin, an import statement.
+    """
+    return _read(files, bindings)[0]
+
+
+def _read(files: Iterable[str], bindings: Iterable[str]) -> tuple[Scan, list[Path], list[str]]:
+    """The scan, the files that were read, and their texts without include statements."""
+    scan = Scan()
+    read: list[Path] = []
+    sources = [text for name in files for text in _load(resolve_config(name), scan, read, ())]
+    override = "\n".join(bindings)
+    sources += _load_text(override, "the command line", None, scan, read, ())
+    return scan, read, sources
 
 
 def _load(path: Path, scan: Scan, read: list[Path], parents: tuple[Path, ...]) -> list[str]:
@@ -265,20 +280,12 @@ def _note_binding(
 
 
 def _check(scan: Scan, roots: set[str]) -> None:
-    for (_, selector, parameter), place in scan.parameters.items():
-        _check_parameter(selector, parameter, place)
-    for (_, selector), place in scan.references.items():
-        _lookup(selector, place)
+    known = {name: _parameters(target) for name, target in _originals.items()}
+    check_names(scan, known)
     reached = _reached({short(selector) for _, selector in scan.references} | roots, scan)
-    for macro, place in scan.used_macros.items():
-        if macro not in scan.macros:
-            meant = near(macro, scan.macros)
-            raise InputError(
-                f"{place}: %{macro} has no value{meant}; set it with --gin.{macro}=VALUE"
-            )
     for macro, place in scan.macros.items():
         if macro not in scan.used_macros:
-            meant = near(macro, scan.used_macros) or _as_parameter(macro, reached)
+            meant = near(macro, scan.used_macros) or as_parameter(macro, reached, known)
             raise InputError(f"{place}: nothing uses {macro}{meant}")
     scopes = {part for scope, _ in scan.references for part in scope.split("/")}
     for (scope, selector, parameter), place in scan.parameters.items():
@@ -290,6 +297,13 @@ def _check(scan: Scan, roots: set[str]) -> None:
         for part in scope.split("/") if scope else ():
             if part not in scopes:
                 raise InputError(f"{place}: nothing enters the scope {part!r}{near(part, scopes)}")
+
+
+def _parameters(target: Callable[..., Any]) -> tuple[str, ...] | None:
+    """Names of the parameters; None: any."""
+    signature = inspect.signature(target)
+    kinds = {p.kind for p in signature.parameters.values()}
+    return None if inspect.Parameter.VAR_KEYWORD in kinds else tuple(signature.parameters)
 
 
 def _reached(names: set[str], scan: Scan) -> set[str]:
@@ -304,35 +318,6 @@ def _reached(names: set[str], scan: Scan) -> set[str]:
                 reached.add(part)
                 waiting.append(part)
     return reached
-
-
-def _check_parameter(selector: str, parameter: str, place: str) -> None:
-    signature = inspect.signature(_originals[_lookup(selector, place)])
-    kinds = {p.kind for p in signature.parameters.values()}
-    if parameter not in signature.parameters and inspect.Parameter.VAR_KEYWORD not in kinds:
-        meant = near(parameter, signature.parameters) or _as_parameter(parameter, _originals)
-        meant = meant or f". It has: {', '.join(signature.parameters)}"
-        raise InputError(f"{place}: {selector} has no parameter {parameter!r}{meant}")
-
-
-def _lookup(selector: str, place: str) -> str:
-    name = short(selector)
-    if name not in _originals:
-        raise InputError(f"{place}: unknown name {selector!r}{near(name, _originals)}")
-    return name
-
-
-def _as_parameter(name: str, known: Iterable[str]) -> str:
-    """ "; did you mean 'TrainConfig.steps'?" for a bare parameter; '' unless one or two have it."""
-    found = [
-        f"{owner}.{parameter}"
-        for owner in sorted(known)
-        if owner in _originals
-        for parameter in inspect.signature(_originals[owner]).parameters
-        if parameter.lower() == name.lower()
-    ]
-    names = " or ".join(repr(each) for each in found)
-    return f"; did you mean {names}?" if 0 < len(found) <= 2 else ""
 
 
 def sets(name: str) -> bool:

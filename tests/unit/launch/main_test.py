@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from absl.testing import flagsaver
 from launch import configurables, main
 from launch.modes import MODES, ROOTS
 from spatial_core.config import gin_setup
+from spatial_core.config.names import parameters_in_sources
 from spatial_core.errors import InputError
 from tests.integration.fake_bucket import Files
 
@@ -275,3 +277,48 @@ def test_a_mistyped_setting_is_one_line_and_code_2():
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith("error: the command line: TrainConfig has no")
     assert "did you mean 'steps'" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("binding", "said"),
+    [
+        ("TrainConfg.steps = 3", "unknown name 'TrainConfg'; did you mean 'TrainConfig'"),
+        ("STEPZ = 3", "nothing uses STEPZ; did you mean 'STEPS'"),
+        ("TrainConfig.steps = %STEPZ", "%STEPZ has no value; did you mean 'STEPS'"),
+    ],
+)
+def test_mistypings_are_found_in_the_files_alone(binding, said, capsys, monkeypatch):
+    monkeypatch.setattr(configurables, "register_all", lambda: pytest.fail("imported all"))
+    flags.FLAGS.mark_as_parsed()
+    with flagsaver.flagsaver(run_mode="train", gin_file=["experiments/quickstart.gin"]):
+        assert main._guarded(["main"], [binding]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: the command line: {said}")
+
+
+def test_a_mistyped_setting_is_answered_without_importing_jax():
+    words = ["--gin_file=experiments/quickstart.gin", "--gin.TrainConfig.stepz=3"]
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "launch.main", *words],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 2 and "did you mean 'steps'" in done.stderr
+    assert not re.search(r"\| +(jax|flax|numba|matplotlib)$", done.stderr, re.MULTILINE)
+
+
+def test_parameters_read_from_files_are_those_of_the_code():
+    found = parameters_in_sources(configurables.CONFIGURABLES)
+    known = {name: parameters for name, parameters in found.items() if parameters is not None}
+    assert found.keys() == configurables_of_gin() and len(known) >= 0.75 * len(found)
+    for name, parameters in known.items():
+        target = gin_setup.registered()[name]
+        assert parameters == tuple(inspect.signature(target).parameters), name
+
+
+def configurables_of_gin() -> set[str]:
+    return {
+        entry.partition("=")[0] for names in configurables.CONFIGURABLES.values() for entry in names
+    }
