@@ -39,6 +39,7 @@ CONFIGURABLES: dict[str, tuple[str, ...]] = {
     "llm_bridge.tokens.export": ("ExportConfig",),
     "llm_bridge.evaluate": ("BridgeEvalConfig",),
     "llm_bridge.task": ("BridgeTask",),
+    "llm_bridge.align": ("bridge_start=initial_params",),
     "llm_bridge.stream": ("QuestionStream",),
     "llm_bridge.lora": ("LoraConfig",),
     "llm_bridge.backbones.tiny": ("TinyBackbone",),

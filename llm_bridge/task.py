@@ -27,7 +27,7 @@ from llm_bridge.projector import TOKEN_WIDTH, Projector
 from llm_bridge.protocol import Backbone
 from spatial_core.errors import InputError
 from spatial_core.nn.functional import Functional
-from spatial_core.train.task import Exhibit
+from spatial_core.train.task import Exhibit, merge_params
 from spatial_core.typing import Array, Batch, Params
 
 if TYPE_CHECKING:
@@ -178,6 +178,13 @@ class BridgeTask:
             for path, leaf in wanted.items()
         }  # without effect on those that the backbone has placed
         return unflatten_dict(placed, sep="/")
+
+    def embeddings(self, ids: NDArray[np.integer]) -> NDArray[np.float32]:
+        """How the pretrained language model reads ids [n]: its embeddings [n, d]."""
+        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        frozen = self.load_frozen(jax.tree.map(lambda _: here, self.frozen_shapes()))
+        bridge = self.bind(merge_params(self.init(jax.random.key(0)), frozen))
+        return np.asarray(bridge.model.embed(jnp.asarray(ids)[None])[0], np.float32)
 
     def _part(self, params: Params, trained: bool) -> Params:
         flat = flatten_dict(params, sep="/")
