@@ -8,6 +8,7 @@ import dataclasses
 import json
 import os
 import re
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -189,7 +190,8 @@ def _write(
     report: Report,
 ) -> tuple[list[int], int]:
     """One file, whole or not at all: the vectors of each record, and their width."""
-    temporary = path.with_name(f".{path.name}.tmp")
+    # Each of several processes makes what it does not find: they must not write into one file.
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
     made = []
     try:
         with temporary.open("wb") as file:

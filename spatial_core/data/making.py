@@ -187,9 +187,9 @@ def _note_name(name: str) -> str:
 
 
 def _shard_of(name: str) -> str:
-    """'.SHARD.json' or '.SHARD.0123456789ab.tmp' -> 'SHARD'."""
+    """'.SHARD.json', '.SHARD.0123456789ab.tmp' or '.SHARD.json.0123456789ab.tmp' -> 'SHARD'."""
     stem = name[1:]
-    return stem.removesuffix(".json") if stem.endswith(".json") else stem.rsplit(".", 2)[0]
+    return (stem.rsplit(".", 2)[0] if stem.endswith(".tmp") else stem).removesuffix(".json")
 
 
 def _unheard(count: int) -> None:

@@ -12,6 +12,7 @@ import os
 import shutil
 import tempfile
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -81,16 +82,19 @@ def _unwritable(folder: Path, error: Exception) -> str:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Writes a file whole or not at all, also if the machine stops in between."""
+    """Writes a file whole or not at all, also if the machine stops in between or others write it too."""
     if is_remote(path):
         path.write_text(text)  # a bucket shows a file when it is complete
         return
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:12]}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def size(path: Path) -> int:

@@ -235,8 +235,8 @@ def test_two_processes_ask_a_bridge_what_one_asks(tokens, tmp_path):
     questions = (
         "--gin_file=runs/eval_bridge.gin",
         f"--gin.TOKENS={str(tokens)!r}",
-        "--gin.QUESTIONS=(2, 4, 1, 2)",
-        "--gin.BridgeEvalConfig.batch_size=4",
+        "--gin.QUESTIONS=(5, 0, 0, 0)",  # all that one clip can carry
+        "--gin.BridgeEvalConfig.batch_size=2",
     )
     one, two = tmp_path / "one", tmp_path / "two"
     alone = toy_launch.start(one, *questions, mode="eval_bridge")
