@@ -323,7 +323,7 @@ def _label_lines(mark: _Mark) -> list[str]:
     if len(mark.item.zones) > 1:
         values.append("moves")
     if source.doubtful and source.confidence is not None:
-        values.append(f"direction {100 * source.confidence:.0f} % sure")
+        values.append(f"{100 * source.confidence:.0f} % sure")
     return [*lines, *textwrap.wrap(", ".join(values), _LABEL_CHARS + 2)]
 
 
