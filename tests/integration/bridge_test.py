@@ -23,6 +23,9 @@ from spatial_core.data.records import SAMPLE_RATE
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = (
     "STEPS=4",
+    "STAGES=((4, 8000, 2000),)",
+    "WEIGHTS=()",
+    "RESTARTS=()",
     "QuestionStream.batch_size=4",
     "TrainConfig.validation_batches=1",
     "OptimizerConfig.warmup_steps=0",
