@@ -166,7 +166,9 @@ def _check_words(bindings: Sequence[str]) -> None:
     if _TARGET.value and _RUN_MODE.value != "precompile":
         raise InputError("--target is for --run_mode=precompile")
     scan = gin_setup.scan(_GIN_FILE.value, bindings)
-    check_names(scan, parameters_in_sources(configurables.CONFIGURABLES))
+    # A program of one's own may have registered more before it called this one.
+    own = dict.fromkeys(gin_setup.registered())
+    check_names(scan, {**own, **parameters_in_sources(configurables.CONFIGURABLES)})
     check_mistyped_macros(scan)
 
 
