@@ -2,10 +2,10 @@
 """Begin a projector in the language model's own tongue, before that model is ever run.
 
 A projector that starts at random says nothing that a language model knows, and it takes tens of thousands
-of answers until the two understand each other. Here every value of the answers' lists (36 azimuths, 19
-elevations, 13 distances) gets the embedding of some word of its own, and the projector learns by least
-squares, on labelled tokens, to say the words of a talker's place: seconds, in which the language model is
-not needed. What these words mean, the adapters learn afterwards, as one learns a table.
+of answers until the two understand each other. Here the projector learns by least squares, on labelled tokens,
+to say a talker's place in words: seconds, in which the language model is not needed. An azimuth is said
+as answers write it, 210 as " two" and "1", which a language model has only to copy. Elevations and distances
+get the embedding of some word each; what these mean, the adapters learn afterwards, as one learns a table.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llm_bridge.projector import fit_projector
+from llm_bridge.protocol import Tokenizer
+from llm_bridge.qa.formats import azimuth_text
 from llm_bridge.task import BridgeTask
 from llm_bridge.tokens.record import Talker
 from llm_bridge.tokens.token_set import TokenSet
@@ -30,6 +32,7 @@ from spatial_core.typing import Params
 SPREAD = 10.0  # degrees
 DISTANCE_SPREAD = 0.25  # of the natural logarithm
 NEAREST, FURTHEST, DISTANCES = 0.3, 8.0, 13
+HUNDREDS = (" zero", " one", " two", " three")
 # Rows of a vocabulary that are words, not bytes or markers.
 FIRST_WORD, WORDS = 1000, 20_000
 
@@ -53,6 +56,14 @@ def place_weights(
     return np.concatenate(
         [part / np.linalg.norm(part, axis=1, keepdims=True) for part in parts], axis=1
     )
+
+
+def azimuth_words(tokenizer: Tokenizer) -> NDArray[np.int64]:
+    """Ids of the hundreds of each azimuth, a word, and then of the tens of each, a digit: [36 + 36]."""
+    texts = [azimuth_text(float(centre)) for centre in AZIMUTH.centres[:-1]]
+    # The last of several ids is the word without the space before it.
+    hundreds = [tokenizer.encode(HUNDREDS[int(text[0])])[-1] for text in texts]
+    return np.array(hundreds + [tokenizer.encode(text[1])[-1] for text in texts])
 
 
 def token_places(
@@ -95,6 +106,8 @@ def initial_params(task: BridgeTask, tokens: str | Path, seed: int = 0) -> Param
     weights[len(spoken) :, -1] = 1.0
     drawn = np.random.default_rng(seed).choice(WORDS, weights.shape[1], replace=False)
     words = task.embeddings(FIRST_WORD + np.asarray(drawn))
+    hundreds, tens = np.split(task.embeddings(azimuth_words(task.backbone.tokenizer)), 2)
+    words[: len(tens)] = (hundreds + tens) / np.sqrt(2.0)
     fitted, told = fit_projector(
         np.concatenate([spoken, nobody]).astype(np.float32),
         (weights @ words).astype(np.float32),

@@ -62,17 +62,37 @@ def test_a_fitted_projector_tells_what_tokens_tell() -> None:
     assert np.mean(np.abs((read - right + 18) % 36 - 18) <= 1) > 0.94
 
 
+class Letters:
+    """A vocabulary of characters."""
+
+    def encode(self, text: str) -> list[int]:
+        return [ord(letter) for letter in text]
+
+
+def test_azimuths_are_said_in_hundreds_and_tens() -> None:
+    class Words:
+        def encode(self, text: str) -> list[int]:
+            return [[*align.HUNDREDS, *"0123456789"].index(text)]
+
+    hundreds, tens = np.split(align.azimuth_words(Words()), 2)  # type: ignore[arg-type]
+    # Centres begin at -180 degrees, which answers write 180; -10 is 350.
+    assert (hundreds[0], tens[0] - 4) == (1, 8)
+    assert (hundreds[17], tens[17] - 4) == (3, 5)
+    assert (hundreds[19], tens[19] - 4) == (0, 1)
+
+
 def test_the_start_of_a_training_says_places_of_its_own_clips(tmp_path, capsys) -> None:
     folder = token_set(tmp_path / "tokens" / "train").parent
     width = 64
 
     def embeddings(ids: np.ndarray) -> np.ndarray:
-        assert len(set(ids.tolist())) == len(ids) == 36 + 19 + 13 + 1
+        assert len(ids) == 36 + 36 or len(set(ids.tolist())) == len(ids) == 36 + 19 + 13 + 1
         rows = [np.random.default_rng(i).normal(size=width) * 0.1 for i in ids]
         return np.stack(rows).astype(np.float32)
 
     task: Any = SimpleNamespace(
         embeddings=embeddings,
+        backbone=SimpleNamespace(tokenizer=Letters()),
         frozen_shapes=lambda: {"model": {}},
         init=lambda key: {"projector": None, "model": {"lora": jax.random.normal(key, (2,))}},
     )
