@@ -235,7 +235,7 @@ def _set_up_jax() -> None:
     from spatial_core.train import distributed, heap
 
     mode = _mode(_RUN_MODE.value)
-    if _RUN_MODE.value == "train":
+    if _RUN_MODE.value == "train" and heap.cpu_alone():
         heap.keep_freed_memory()
     if _DETERMINISTIC.value:
         distributed.enable_determinism()

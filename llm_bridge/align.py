@@ -83,7 +83,8 @@ def initial_params(task: BridgeTask, tokens: str | Path, seed: int = 0) -> Param
     """Fresh parameters with a projector that says words of places, for `TrainConfig.init_from`.
 
     tokens: an exported folder with labels; its training clips are read. InputError if nobody talks in
-    them, and for a language model without pretrained words. The words are rows of the embedding, drawn by the seed; one more stands for nobody.
+    them, and for a language model without pretrained words. Words that say nothing by themselves are
+    drawn by the seed; one more stands for nobody.
     """
     if not task.frozen_shapes():
         raise InputError(
@@ -110,7 +111,7 @@ def initial_params(task: BridgeTask, tokens: str | Path, seed: int = 0) -> Param
     words[: len(tens)] = (hundreds + tens) / np.sqrt(2.0)
     fitted, told = fit_projector(
         np.concatenate([spoken, nobody]).astype(np.float32),
-        (weights @ words).astype(np.float32),
+        weights.astype(np.float32) @ words,
         seed=seed,
     )
     print(f"projector: says {told:.0%} of the words of {len(spoken):,} places", flush=True)

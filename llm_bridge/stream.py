@@ -117,8 +117,15 @@ class QuestionStream:
             raise InputError(
                 f"QuestionStream.spliced is {self.spliced}: a share of 0 to 10 of the clips"
             )
-        for weights in self.weights:
+        for stage, weights in zip(self.stages, self.weights, strict=False):
             check_weights(weights)
+            asked = [kind for task, n in enumerate(stage[1:], 1) if n for kind in KINDS[task]]
+            idle = [kind for kind in weights if kind not in asked]
+            if idle:
+                raise InputError(
+                    f"QuestionStream.weights: {', '.join(idle)} in the stage {stage}, which asks no "
+                    "question of that task"
+                )
         if len(self.weights) > len(self.stages):
             raise InputError(
                 f"QuestionStream.weights has {len(self.weights)} entries for {len(self.stages)} stages"

@@ -184,7 +184,7 @@ class BridgeTask:
         here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         frozen = self.load_frozen(jax.tree.map(lambda _: here, self.frozen_shapes()))
         bridge = self.bind(merge_params(self.init(jax.random.key(0)), frozen))
-        return np.asarray(bridge.model.embed(jnp.asarray(ids)[None])[0], np.float32)
+        return np.array(bridge.model.embed(jnp.asarray(ids)[None])[0], np.float32)
 
     def _part(self, params: Params, trained: bool) -> Params:
         flat = flatten_dict(params, sep="/")

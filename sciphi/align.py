@@ -83,7 +83,7 @@ def with_aligned_projector(
     each = np.stack([rows.sum(axis=0) / np.sqrt(len(rows)) for rows in np.split(flat, ends)])
     inputs = np.concatenate(tokens).reshape(-1, tokens[0].shape[-1])
     fitted, told = fit_projector(
-        inputs.astype(np.float32), (np.concatenate(weights) @ each).astype(np.float32), seed=seed
+        inputs.astype(np.float32), np.concatenate(weights).astype(np.float32) @ each, seed=seed
     )
     print(f"projector: says {told:.0%} of the words of {len(inputs):,} tokens", flush=True)
     return {**params, "projector": fitted}

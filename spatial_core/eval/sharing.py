@@ -17,8 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import jax
 import numpy as np
 
+from spatial_core.errors import InputError
 from spatial_core.io import places
 
 T = TypeVar("T")
@@ -68,7 +70,13 @@ class Share:
         for path in list(self.folder.iterdir()):
             if path.name.startswith(_PREFIX):  # also what a killed run left
                 path.unlink(missing_ok=True)
-        return [parts[n % self.hosts][n // self.hosts] for n in range(sum(map(len, parts)))]
+        sizes = [len(part) for part in parts]
+        if sizes != sorted(sizes, reverse=True) or sizes[0] - sizes[-1] > 1:
+            raise InputError(
+                f"the hosts answered {sizes} batches: they do not read the same data. Give all of them the same "
+                "settings and files"
+            )
+        return [parts[n % self.hosts][n // self.hosts] for n in range(sum(sizes))]
 
     def _part(self, host: int) -> Path:
         assert self.folder is not None
@@ -93,9 +101,11 @@ ALONE = Share()
 
 def _packed(value: Any) -> Any:
     """JSON values; arrays as the text of their .npy file."""
-    if isinstance(value, np.ndarray):
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray | jax.Array):
         file = io.BytesIO()
-        np.save(file, value, allow_pickle=False)
+        np.save(file, np.asarray(value), allow_pickle=False)
         return {_ARRAY: base64.b64encode(file.getvalue()).decode()}
     if isinstance(value, Mapping):
         return {str(key): _packed(item) for key, item in value.items()}

@@ -2,17 +2,27 @@
 """Memory that is kept between the steps of a training on a CPU.
 
 XLA asks for the temporaries of a step anew each time. glibc takes such large blocks from the system and
-gives them back at once, and the system clears every page that it hands out: between a tenth and a quarter of a
+gives them back at once, and the system clears every page that it hands out, which takes a good part of a
 training's CPU time (benchmarks/heap.py).
 """
 
 from __future__ import annotations
 
 import ctypes
+import importlib.util
+import os
 import platform
 
 # Numbers of mallopt's parameters in glibc's malloc.h.
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
+
+
+def cpu_alone() -> bool:
+    """Whether jax will find nothing but a CPU, as far as can be told before it looks."""
+    named = os.environ.get("JAX_PLATFORMS")
+    if named:
+        return named == "cpu"
+    return not any(map(importlib.util.find_spec, ("libtpu", "jax_plugins")))
 
 
 def keep_freed_memory() -> bool:
