@@ -155,12 +155,12 @@ def run(bindings: list[str], after: Sequence[str] = ()) -> int:
     return _run_in(_workdir(), _by_several(mode))
 
 
-def _check_words(bindings: Sequence[str]) -> None:
+def _check_words(bindings: Sequence[str], after: Sequence[str]) -> None:
     """InputError for what can be told from the command line and the settings files alone.
 
     Before jax and what the settings name is imported, which takes seconds.
     """
-    _mode(_RUN_MODE.value)
+    _check_engine(_mode(_RUN_MODE.value), after)
     if not _GIN_FILE.value:
         raise InputError(f"give --gin_file=EXPERIMENT. Shipped: {', '.join(_experiments())}")
     if _TARGET.value and _RUN_MODE.value != "precompile":
@@ -189,15 +189,20 @@ def _by_several(mode: Mode) -> Mode:
     )
 
 
-def _with_engine(mode: Mode, after: Sequence[str]) -> Mode:
-    """The mode with the engine of --engine."""
-    if _ENGINE.value == "here":
-        if after:
-            raise InputError(f"unexpected {' '.join(after)!r}; see --help")
-        return mode
-    if not mode.on_beam:
+def _check_engine(mode: Mode, after: Sequence[str]) -> None:
+    """InputError for an engine that the mode lacks, or words on the command line that are no engine's flags."""
+    if _ENGINE.value == "here" and after:
+        raise InputError(f"unexpected {' '.join(after)!r}; see --help")
+    if _ENGINE.value == "beam" and not mode.on_beam:
         able = ", ".join(name for name, each in MODES.items() if each.on_beam)
         raise InputError(f"--engine=beam is for --run_mode={able}, not {_RUN_MODE.value}")
+
+
+def _with_engine(mode: Mode, after: Sequence[str]) -> Mode:
+    """The mode with the engine of --engine."""
+    _check_engine(mode, after)
+    if _ENGINE.value == "here":
+        return mode
     return replace(mode, run=partial(mode.run, engine=beam_engine(after)))
 
 
@@ -283,7 +288,7 @@ def _workdir() -> Path:
 def _guarded(argv: list[str], bindings: list[str]) -> int:
     """Runs, and ends at once where other processes would be waited for that wait for this one."""
     try:
-        _check_words(bindings)
+        _check_words(bindings, argv[1:])
     except InputError as error:
         return _fail(error, EXIT_INPUT)
     from spatial_core.train import distributed
