@@ -140,11 +140,18 @@ class BridgeModel:
         row = make_row(
             self.trained.task.backbone,
             self._book.system_prompt(chosen),
-            " ".join(question.split()),
+            self._in_its_words(" ".join(question.split()), chosen),
             len(heard.tokens),
         )
         generator = self._generator(len(heard.tokens), len(row.prompt), max_new)
         return generator.stream(Asked(row, heard.tokens, heard.audio), self.trained.params)
+
+    def _in_its_words(self, question: str, task: int) -> str:
+        """The question; of Task 1, which has one meaning, in words that a model without language was taught."""
+        backbone, known = self.trained.task.backbone, self._book.wordings(1, "locate")
+        if task != 1 or getattr(backbone, "system", True) or question in known:
+            return question
+        return known[0]
 
     def answer(self, heard: Heard, question: str, text: str, task: int | None = None) -> Answer:
         """A text of the model, read."""

@@ -305,3 +305,10 @@ def test_a_mistake_is_said_before_jax_is_imported(recording):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60)
     assert done.returncode == 0, done.stderr.decode()
+
+
+def test_a_model_without_system_prompts_is_asked_for_places_in_words_that_it_was_taught(model):
+    known = model._book.wordings(1, "locate")
+    assert model._in_its_words("Where is the voice?", 1) in known
+    assert model._in_its_words(known[3], 1) == known[3]
+    assert model._in_its_words("Is anybody behind me?", 2) == "Is anybody behind me?"
