@@ -142,12 +142,12 @@ def _checked(arguments: argparse.Namespace) -> Sound:
     for flag, path in (("--weights", arguments.weights), ("--tokenizer", arguments.tokenizer)):
         if path is not None and not Path(path).exists():
             raise InputError(f"{flag} {path}: there is nothing")
-    from llm_bridge.shipped import resolve
+    from llm_bridge.shipped import SHIPPED
     from llm_bridge.sound import read_sound
-    from phasecoder.pretrained import resolve as resolve_encoder
+    from phasecoder.pretrained import SHIPPED as ENCODERS
 
-    resolve(arguments.model)
-    resolve_encoder(arguments.encoder)
+    SHIPPED.resolve(arguments.model)
+    ENCODERS.resolve(arguments.encoder)
     return read_sound(
         arguments.audio, arguments.mics, start=arguments.start, seconds=arguments.seconds
     )

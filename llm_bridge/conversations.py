@@ -17,7 +17,7 @@ import numpy as np
 import scipy.fft
 from numpy.typing import NDArray
 
-from llm_bridge.tokens.record import Talker
+from llm_bridge.tokens.record import Clip, Talker
 from spatial_core.data.pipeline import build_simulator
 from spatial_core.data.records import SAMPLE_RATE
 from spatial_core.data.seeds import generator
@@ -89,24 +89,11 @@ class ConversationConfig:
 
 
 @dataclass(frozen=True, eq=False)
-class Conversation:
-    """One conversation.
+class Conversation(Clip):
+    """One conversation: a clip, the scene behind it, and how many talkers were meant to be there and are silent."""
 
-    channels: float32 [m, t] at 16 kHz, what the array hears. talkers: those who are heard, in order
-    (positions about the array's centroid). audio, mixed: as in TokenRecord. dropped: talkers that
-    were meant to be there and are silent. rt60: seconds, of the first talker's response.
-    """
-
-    key: str
-    channels: NDArray[np.float32]
-    array: MicArray
-    talkers: tuple[Talker, ...]
-    audio: NDArray[np.float32]
-    mixed: NDArray[np.float32]
     dropped: int
-    rt60: float
     scene: SceneSpec
-    seed: int
 
 
 class Conversations:

@@ -14,8 +14,9 @@ from llm_bridge.adapters import SavedBridge, load_bridge, save_bridge
 from llm_bridge.lora import DECODER, LoraConfig
 from llm_bridge.peft_format import export_adapters, import_adapters, read_peft
 from llm_bridge.protocol import Backbone
+from llm_bridge.shipped import SHIPPED
 from llm_bridge.task import BridgeTask
-from llm_bridge.trained import best_or_latest, build_backbone, load, resolve
+from llm_bridge.trained import best_or_latest, build_backbone, load
 from spatial_core.errors import InputError
 from spatial_core.train.task import merge_params
 from spatial_core.typing import Params
@@ -127,7 +128,7 @@ def import_peft(
 
 
 def _saved(model: str | Path | None, which: Which) -> SavedBridge:
-    path = resolve(model)
+    path = SHIPPED.resolve(model)
     return load_bridge(path, which=best_or_latest(path) if which is None else which)
 
 

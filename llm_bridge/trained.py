@@ -17,7 +17,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from llm_bridge.adapters import LOCAL, SavedBridge, load_bridge, model_metadata
 from llm_bridge.protocol import Backbone
-from llm_bridge.shipped import resolve
+from llm_bridge.shipped import SHIPPED
 from llm_bridge.task import BridgeTask
 from spatial_core.errors import InputError
 from spatial_core.train.checkpoint import Checkpoints
@@ -74,7 +74,7 @@ def load(
     InputError: no such bridge, a damaged one, one of another base model than is here (with both
     digests), missing weights.
     """
-    path = resolve(model)
+    path = SHIPPED.resolve(model)
     saved = load_bridge(path, which=best_or_latest(path) if which is None else which)
     built = build_backbone(located(saved.backbone, str(path), weights, tokenizer), str(path))
     # What is wrong with its file is said before gigabytes of weights are read.

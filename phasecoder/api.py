@@ -107,15 +107,9 @@ def localize(
     ambiguity = Ambiguity.of(array)
     columns = _settle(answer, speech, ambiguity)
     overall = _overall(answer, columns, speech, grid, ambiguity, context, hop / SAMPLE_RATE)
-    faults = [] if overall is None else _fault_notes(recording, array, _check_command(mics, audio))
-    notes += faults
-    # Where the array is at fault, that is why the windows disagree.
-    if overall is not None and not faults and overall.share < 0.6 and overall.windows >= 4:
-        notes.append(
-            f"only {100 * overall.share:.0f} % of the windows agree on one direction: there may be "
-            "several talkers, or one who moves; read the table over time"
-        )
-    if overall is None and not silent.all():
+    if overall is not None:
+        notes += _doubts(overall, _fault_notes(recording, array, _check_command(mics, audio)))
+    elif not silent.all():
         notes.append(
             "there is sound, but no speech: this model locates talkers only; "
             "`phasecoder array check` shows where any sound comes from"
@@ -141,6 +135,17 @@ def localize(
         window_seconds=WINDOW / SAMPLE_RATE,
         duration_seconds=recording.seconds,
     )
+
+
+def _doubts(overall: Overall, faults: list[str]) -> list[str]:
+    """What speaks against one direction for all: faults of the array, or else that windows disagree."""
+    # Where the array is at fault, that is why the windows disagree.
+    if faults or overall.share >= 0.6 or overall.windows < 4:
+        return faults
+    return [
+        f"only {100 * overall.share:.0f} % of the windows agree on one direction: there may be "
+        "several talkers, or one who moves; read the table over time"
+    ]
 
 
 def stream(

@@ -20,6 +20,7 @@ from spatial_core.data.records import HOP, SAMPLE_RATE, WINDOW
 from spatial_core.errors import InputError
 from spatial_core.geometry.arrays import MicArray, load_array
 from spatial_core.io import export
+from spatial_core.io.shipped import Shipped
 
 if TYPE_CHECKING:
     import jax
@@ -34,8 +35,12 @@ MAX_MICS = CHANNEL_BUCKETS[-1]
 TARGET_RMS = 0.05
 # A channel this far (60 dB) under the median of its neighbours carries no sound.
 DEAD_POWER = 1e-6
-_CHECKPOINTS = Path(__file__).parent / "pretrained"
-DEFAULT_NAME = "plus-small"
+SHIPPED = Shipped(
+    Path(__file__).parent / "pretrained",
+    export.CONFIG_FILE,
+    what="checkpoint",
+    default="plus-small",
+)
 _INPUTS = ("audio", "mic_positions", "mic_mask")
 
 Batch = dict[str, NDArray[Any]]
@@ -205,35 +210,9 @@ def save_pretrained(
     return export.write_release(directory, params, config, card)
 
 
-def shipped() -> dict[str, Path]:
-    """The checkpoints inside the package, by name."""
-    found = sorted(_CHECKPOINTS.glob(f"*/{export.CONFIG_FILE}"))
-    return {path.parent.name: path.parent for path in found}
-
-
-def resolve(model: str | Path | None) -> Path:
-    """The directory of a checkpoint: a path, the name of a shipped one, or None for the default."""
-    known = shipped()
-    if model is None:
-        if not known:
-            raise InputError(
-                f"no checkpoint ships in {_CHECKPOINTS}: give the directory of a trained one"
-            )
-        return known.get(DEFAULT_NAME) or next(iter(known.values()))
-    if str(model) in known:
-        return known[str(model)]
-    path = Path(model)
-    if not path.is_dir():
-        names = ", ".join(known) or "none in this installation"
-        raise InputError(
-            f"model {str(model)!r} is neither a directory nor a shipped checkpoint ({names})"
-        )
-    return path
-
-
 def read_card(path: str | Path | None = None) -> str:
     """The model card of a checkpoint (as in `load`), Markdown."""
-    card = resolve(path) / export.CARD_FILE
+    card = SHIPPED.resolve(path) / export.CARD_FILE
     if not card.is_file():
         raise InputError(f"{card} is missing: this checkpoint has no card")
     return card.read_text(encoding="utf-8").rstrip()
@@ -247,7 +226,7 @@ def load(path: str | Path | None = None) -> Encoder:
     Raises InputError if the checkpoint is missing, damaged (SHA-256), of a newer version, or if
     its tensors do not fit its config.
     """
-    directory = resolve(path)
+    directory = SHIPPED.resolve(path)
     waits.say(f"loading {directory.name}")
     if (directory / "checkpoints").is_dir():
         from phasecoder.trained import load_run

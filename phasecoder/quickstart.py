@@ -116,7 +116,7 @@ class _Clock:
 
 def _opponent(config: QuickstartConfig) -> dict[str, Encoder]:
     """The model that the trained one is compared with, by its name; none if none is shipped."""
-    if config.compare_with is None and not pretrained.shipped():
+    if config.compare_with is None and not pretrained.SHIPPED.models():
         return {}
     return {config.opponent_name: pretrained.load(config.compare_with)}
 

@@ -22,7 +22,7 @@ from sciphi.input import AudioInput, FoaRecording, open_scene
 from sciphi.records import FOA_RATE
 from sciphi.result import DescribedWindow, SceneResult
 from sciphi.schema import MOST_LEVEL, SceneDescription, Source
-from sciphi.shipped import resolve
+from sciphi.shipped import SHIPPED
 from sciphi.text_format import parse_text
 from sciphi.timeline import merge, whole
 from sciphi.windows import Window, windows
@@ -211,7 +211,7 @@ class _Teller:
 
 def _load(model: ModelInput, weights: str | Path | None = None) -> SceneModel:
     if model is None or isinstance(model, str | Path):
-        folder = resolve(model)
+        folder = SHIPPED.resolve(model)
         if weights is not None and not Path(weights).exists():
             raise InputError(f"weights {str(weights)!r}: there is nothing")
         waits.say(f"loading {folder.name}")

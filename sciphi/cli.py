@@ -222,10 +222,10 @@ def _convert(arguments: argparse.Namespace) -> int:
 
 
 def _model_card(arguments: argparse.Namespace) -> int:
-    from sciphi.shipped import RELEASE, resolve
+    from sciphi.shipped import RELEASE, SHIPPED
     from spatial_core.io import export
 
-    folder = resolve(arguments.model)
+    folder = SHIPPED.resolve(arguments.model)
     if not (folder / RELEASE.config).is_file():
         raise InputError(f"{folder} has no card: only released models do")
     print(export.read_release(folder, RELEASE).card)

@@ -28,7 +28,7 @@ from llm_bridge.protocol import Backbone
 from llm_bridge.trained import BACKBONES, build_backbone, located, rebuilt
 from sciphi.heard import Heard, listen
 from sciphi.records import FOA_RATE, SceneTruth
-from sciphi.shipped import RELEASE, resolve
+from sciphi.shipped import RELEASE, SHIPPED
 from sciphi.stream import STREAMS, asked_row, questions
 from sciphi.task import SPATIAL_ENCODER, DescribeTask
 from spatial_core import waits
@@ -144,7 +144,7 @@ def load_describer(
     LLM_BRIDGE_WEIGHTS. InputError: no such model, a damaged one, one of another base model than is here
     (with both digests), missing weights.
     """
-    saved = load_saved(resolve(model), which)
+    saved = load_saved(SHIPPED.resolve(model), which)
     task = _task(saved, weights)
     wanted = export.to_json(model_metadata(task.backbone, task.lora))
     different = list(resolved.differences({key: saved.metadata.get(key) for key in wanted}, wanted))

@@ -119,17 +119,7 @@ class _ConversationClips:
         return {"conversation": described}
 
     def clip(self, index: int) -> Clip:
-        made = self._conversations(index)
-        return Clip(
-            made.key,
-            made.channels,
-            made.array,
-            made.talkers,
-            made.audio,
-            made.mixed,
-            made.seed,
-            made.rt60,
-        )
+        return self._conversations(index)
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,12 @@ class Talker:
 
 @dataclass(frozen=True, eq=False)
 class Clip:
-    """One clip before it is encoded: channels float32 [m, t] at 16 kHz, the rest as in TokenRecord."""
+    """One clip before it is encoded.
+
+    channels: float32 [m, t] at 16 kHz, what the array hears. talkers: those who are heard, in order
+    (positions about the array's centroid). audio, mixed: as in TokenRecord. rt60: seconds, of the first
+    talker's response.
+    """
 
     key: str
     channels: NDArray[np.float32]

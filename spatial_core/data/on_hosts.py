@@ -9,7 +9,6 @@ command goes on, on any number of processes.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -18,9 +17,6 @@ from spatial_core.data import making, shards
 from spatial_core.data.making import Engine, ShardMaker, Shards, ShardWork
 from spatial_core.data.shards import Progress, Report, Shard
 from spatial_core.io import places
-
-_POLL_SECONDS = 1.0
-_SAY_SECONDS = 60.0
 
 
 def engine(host: int, hosts: int, run: str) -> Engine:
@@ -83,20 +79,17 @@ def _of_others(
 ) -> dict[str, Shard]:
     """The entries of all other shards, once their makers have left them in this run."""
     found: dict[str, Shard] = {}
-    missing = [name for name in map(work.name, range(work.num_shards)) if name not in made]
-    said = time.monotonic()
-    while missing:
-        places.forget_listings(folder)
-        for name in missing:
-            entry = making.read_note(folder, name, run)
+    others = [name for name in map(work.name, range(work.num_shards)) if name not in made]
+
+    def missing() -> str:
+        for name in others:
+            entry = None if name in found else making.read_note(folder, name, run)
             if entry is not None and _is_there(folder / name, entry):
                 found[name] = entry
-        missing = [name for name in missing if name not in found]
-        if missing:
-            if time.monotonic() - said > _SAY_SECONDS:
-                said = time.monotonic()
-                say(f"{folder}: waiting for {len(missing):,} shards of other hosts")
-            time.sleep(_POLL_SECONDS)
+        left = len(others) - len(found)
+        return f"{left:,} shards of other hosts" if left else ""
+
+    places.wait_for(folder, missing, say)
     return found
 
 

@@ -11,13 +11,11 @@ from __future__ import annotations
 import base64
 import io
 import json
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import jax
 import numpy as np
 
 from spatial_core.errors import InputError
@@ -25,8 +23,6 @@ from spatial_core.io import places
 
 T = TypeVar("T")
 
-_POLL_SECONDS = 0.5
-_SAY_SECONDS = 60.0
 _PREFIX, _ARRAY = ".answers-", "npy"
 
 
@@ -83,15 +79,10 @@ class Share:
         return self.folder / f"{_PREFIX}{self.run}-{host}.json"
 
     def _wait_for(self, host: int, say: Callable[[str], None]) -> list[Any]:
-        path, said = self._part(host), time.monotonic()
-        while not path.is_file():
-            if time.monotonic() - said > _SAY_SECONDS:
-                said = time.monotonic()
-                say(
-                    f"waiting for the answers of host {host}, in {path.parent}, which all have to reach"
-                )
-            time.sleep(_POLL_SECONDS)
-            places.forget_listings(path.parent)
+        path = self._part(host)
+        places.wait_for(
+            path.parent, lambda: "" if path.is_file() else f"the answers of host {host}", say
+        )
         found: list[Any] = json.loads(path.read_text(encoding="utf-8"), object_hook=_unpacked)
         return found
 
@@ -103,7 +94,7 @@ def _packed(value: Any) -> Any:
     """JSON values; arrays as the text of their .npy file."""
     if isinstance(value, np.generic):
         return value.item()
-    if isinstance(value, np.ndarray | jax.Array):
+    if hasattr(value, "__array__"):  # numpy's, and JAX's without a need of JAX
         file = io.BytesIO()
         np.save(file, np.asarray(value), allow_pickle=False)
         return {_ARRAY: base64.b64encode(file.getvalue()).decode()}

@@ -13,7 +13,7 @@ import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ _UPLOAD_SECONDS = 20.0
 """A file of a bucket that grows is written anew at most this often (a bucket allows about once a second)."""
 
 _COPIED_AT_ONCE = 16 * 2**20
+_POLL_SECONDS, _SAY_SECONDS = 0.5, 60.0
 
 
 def is_remote(path: str | os.PathLike[str]) -> bool:
@@ -213,3 +214,17 @@ def copy_files(source: Path, target: Path) -> None:
         copied = target / name
         copied.parent.mkdir(parents=True, exist_ok=True)
         copied.write_bytes(path.read_bytes())
+
+
+def wait_for(folder: Path, missing: Callable[[], str], say: Callable[[str], None]) -> None:
+    """Waits until other hosts have written what is missing in a folder: until `missing` gives ''.
+
+    What it gives is said once a minute. Without end: who waits is ended by jax.distributed if another dies.
+    """
+    said = time.monotonic()
+    while what := missing():
+        if time.monotonic() - said > _SAY_SECONDS:
+            said = time.monotonic()
+            say(f"{folder}, which all hosts have to reach: waiting for {what}")
+        time.sleep(_POLL_SECONDS)
+        forget_listings(folder)

@@ -97,7 +97,7 @@ def test_shipped_checkpoint_is_whole_in_the_installed_package(site):
     code = (
         "from phasecoder import pretrained\n"
         "from spatial_core.io.export import read_release\n"
-        "release = read_release(pretrained.resolve(None))\n"
+        "release = read_release(pretrained.SHIPPED.resolve(None))\n"
         "print(release.path)\n"
         "print(len(release.tensors), len(release.card))"
     )

@@ -17,8 +17,9 @@ from llm_bridge import api, cli
 from llm_bridge.api import BridgeModel, Spoken, ask, ask_stream, read_sound
 from llm_bridge.qa.book import QuestionBook
 from llm_bridge.routing import guess_task
+from llm_bridge.shipped import SHIPPED
 from llm_bridge.spoken import once
-from llm_bridge.trained import load, resolve
+from llm_bridge.trained import load
 from spatial_core.data.records import HOP, SAMPLE_RATE
 from spatial_core.errors import InputError
 from tests.unit.llm_bridge.released import BACKBONE, LevelEncoder, of_another_encoder, release
@@ -226,10 +227,9 @@ def test_a_bridge_of_another_grid_is_refused(folder, tmp_path):
         BridgeModel(load(other), LevelEncoder())  # type: ignore[arg-type]
 
 
-def test_no_bridge_at_all_is_a_clear_error(tmp_path, monkeypatch):
-    monkeypatch.setattr("llm_bridge.shipped._SHIPPED", tmp_path)
+def test_no_bridge_at_all_is_a_clear_error(tmp_path):
     with pytest.raises(InputError, match="no trained bridge ships"):
-        resolve(None)
+        dataclasses.replace(SHIPPED, folder=tmp_path).resolve(None)
 
 
 @pytest.fixture

@@ -153,7 +153,7 @@ def test_unknown_language_models_and_settings_are_refused():
     with pytest.raises(InputError, match="no depth"):
         trained.build_backbone({"class": "TinyBackbone", "depth": 3})
     with pytest.raises(InputError, match="neither a folder"):
-        trained.resolve("no/such/folder")
+        trained.SHIPPED.resolve("no/such/folder")
 
 
 @pytest.mark.parametrize(

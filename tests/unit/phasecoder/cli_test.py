@@ -96,7 +96,7 @@ def test_long_tables_are_shortened_unless_every_window_is_wanted(checkpoint, tmp
         (["localize", "{wav}", "--mics", "tetrahedron", "--hop", "0"], "hop_seconds is 0.0"),
         (["localize", "{wav}", "--mics", "tetrahedron", "--context", "-2"], "context is -2.0"),
         (["array", "show", "{mm}"], "mm"),
-        (["model", "card", "--model", "nowhere"], "neither a directory nor a shipped"),
+        (["model", "card", "--model", "nowhere"], "neither a folder nor a shipped"),
     ],
 )
 def test_unusable_input_is_one_line_and_exit_code_2(

@@ -135,8 +135,8 @@ def test_window_level_is_normalised_and_silence_stays_silent():
 
 
 def test_unknown_models_are_named_with_the_known_ones():
-    with pytest.raises(InputError, match="neither a directory nor a shipped checkpoint"):
-        pretrained.resolve("no-such-model")
+    with pytest.raises(InputError, match="neither a folder nor a shipped checkpoint"):
+        pretrained.SHIPPED.resolve("no-such-model")
 
 
 @pytest.fixture(scope="module")

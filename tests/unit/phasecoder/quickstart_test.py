@@ -42,11 +42,11 @@ def test_an_adaptation_meets_the_model_that_it_started_from(mine):
 @pytest.mark.parametrize("file", ["experiments/adapt.gin", "experiments/quickstart.gin"])
 def test_by_default_it_meets_the_shipped_model(file):
     ((name, opponent),) = _opponent(_config(file=file)).items()
-    assert name == "shipped" and opponent.name == pretrained.DEFAULT_NAME
+    assert name == "shipped" and opponent.name == pretrained.SHIPPED.default
 
 
 def test_an_opponent_that_is_not_there_is_said_before_the_training(tmp_path):
     config = _config("QuickstartConfig.compare_with = 'nowhere'", file="experiments/quickstart.gin")
-    with pytest.raises(InputError, match="'nowhere' is neither a directory nor a shipped"):
+    with pytest.raises(InputError, match="'nowhere' is neither a folder nor a shipped"):
         run_quickstart(config, tmp_path / "run")
     assert not (tmp_path / "run" / "train").exists()
