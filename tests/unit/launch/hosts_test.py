@@ -32,7 +32,18 @@ def test_several_hosts_are_joined_and_one_is_left_alone(variables, starts, monke
         monkeypatch.setenv(name, value)
     distributed.initialize()
     assert joined == (
-        [((), {"heartbeat_timeout_seconds": 30, "shutdown_timeout_seconds": 300})] if starts else []
+        [
+            (
+                (),
+                {
+                    "heartbeat_timeout_seconds": 30,
+                    "shutdown_timeout_seconds": 300,
+                    "initialization_timeout": 360,
+                },
+            )
+        ]
+        if starts
+        else []
     )
     with pytest.raises(InputError, match="--heartbeat_seconds=1: at least 5"):
         distributed.initialize(heartbeat_seconds=1)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 import shlex
 import shutil
@@ -18,6 +19,7 @@ from spatial_core.errors import InputError
 
 ROOT = Path(__file__).parents[3]
 GOLDEN = sorted((ROOT / "tests" / "golden" / "launch").glob("*.txt"))
+TOOL_FLAGS = json.loads((ROOT / "tests" / "golden" / "tool_flags.json").read_text(encoding="utf-8"))
 JOB = {
     "name": "paper-m",
     "workdir": "gs://my-bucket/runs/paper-m",
@@ -37,16 +39,16 @@ ARGV = [
 ]
 
 
-def _maker():
-    """tests/golden/make_launch.py, which is no package."""
-    path = ROOT / "tests" / "golden" / "make_launch.py"
-    spec = importlib.util.spec_from_file_location("make_launch", path)
+def _golden(name):
+    """tests/golden/NAME.py, which is no package."""
+    path = ROOT / "tests" / "golden" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-make = _maker()
+make = _golden("make_launch")
 
 
 @pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
@@ -64,6 +66,26 @@ def test_what_is_printed_is_what_would_run(path):
         for command in plan.of(action):
             assert tuple(shlex.split(submit.line(command).replace("\\\n", " "))) == command
             assert all(isinstance(word, str) for word in command)
+
+
+@pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
+def test_every_flag_is_in_the_help_of_its_tool(path):
+    plan = make.plan(path.read_text(encoding="utf-8").split("\n\n")[0].removeprefix("$ "))
+    for command in (command for action in submit.ACTIONS for command in plan.of(action)):
+        if command[0] != "kubectl":
+            tool = next(tool for tool in TOOL_FLAGS if " ".join(command).startswith(tool + " "))
+            flags = {word[2:].split("=")[0] for word in command if word.startswith("--")}
+            assert flags <= set(TOOL_FLAGS[tool]["flags"]), tool
+
+
+@pytest.mark.parametrize("tool", TOOL_FLAGS)
+def test_an_installed_tool_still_lists_the_flags_that_are_used(tool):
+    """Newer xpk or gcloud than that of tool_flags.json, where one is at hand."""
+    if shutil.which(tool.split()[0]) is None:
+        pytest.skip(f"{tool.split()[0]} is not installed")
+    lines = " ".join(path.read_text(encoding="utf-8") for path in GOLDEN)
+    used = {flag for flag in TOOL_FLAGS[tool]["flags"] if f"--{flag}" in lines}
+    assert used <= set(_golden("make_tool_flags").flags(tool))
 
 
 @pytest.mark.parametrize(
