@@ -47,6 +47,7 @@ from launch.modes import (
     IN_BUCKETS,
     MODES,
     ROOTS,
+    SIGNALS,
     Mode,
     beam_engine,
     in_share,
@@ -179,7 +180,7 @@ def _by_several(mode: Mode) -> Mode:
     if mode.shared:
         return replace(mode, run=partial(in_share, mode.run, _workdir()))
     if mode.on_beam and _ENGINE.value == "here":
-        return replace(mode, run=partial(mode.run, engine=shared_engine()))
+        return replace(mode, run=partial(mode.run, engine=shared_engine(_workdir())))
     if _RUN_MODE.value in BY_SEVERAL and not mode.on_beam:
         return mode
     raise InputError(
@@ -237,7 +238,7 @@ def _mode(name: str) -> Mode:
 
 
 def _set_up_jax() -> None:
-    from spatial_core.train import distributed, heap
+    from spatial_core.train import distributed, heap, preempt
 
     mode = _mode(_RUN_MODE.value)
     if _RUN_MODE.value == "train" and heap.cpu_alone():
@@ -251,8 +252,11 @@ def _set_up_jax() -> None:
         _HEARTBEAT.value,
         # Who has made its share waits for the others when it ends.
         end_seconds=distributed.A_WEEK if mode.on_beam or mode.shared else 300,
+        hear_sigterm=_RUN_MODE.value == "train",
     )
     if distributed.several():
+        if _RUN_MODE.value != "train":
+            preempt.end_together(SIGNALS)
         # absl's list of all extension modules would hide why JAX aborts this process: another is gone.
         faulthandler.disable()
     if _COMPILE_CACHE.value:

@@ -6,6 +6,7 @@ A mode imports what it runs when it runs, so that --help and a mistyped name ans
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from spatial_core.errors import InputError
 from spatial_core.train.watchdog import EXIT_STALLED as EXIT_STALLED
 
 EXIT_INPUT, EXIT_NONFINITE, EXIT_DATA, EXIT_TERMINATED, EXIT_INTERRUPTED = 2, 3, 4, 75, 130
+SIGNALS = {signal.SIGTERM: EXIT_TERMINATED, signal.SIGINT: EXIT_INTERRUPTED}
 
 
 @dataclass(frozen=True)
@@ -108,14 +110,14 @@ def beam_engine(options: Sequence[str]) -> Any:
     return on_beam.engine(options)
 
 
-def shared_engine() -> Any:
-    """What makes this process's share of the shards in a run of several processes."""
+def shared_engine(workdir: Path) -> Any:
+    """What makes this process's share of the shards in a run of several processes, all of which reach the folder."""
     import jax
 
     from spatial_core.data import on_hosts
     from spatial_core.train import distributed
 
-    return on_hosts.engine(jax.process_index(), jax.process_count(), distributed.run_name())
+    return on_hosts.engine(jax.process_index(), jax.process_count(), distributed.meet_in(workdir))
 
 
 def in_share(run: Callable[..., int], exchange: Path, workdir: Path) -> int:
@@ -125,7 +127,8 @@ def in_share(run: Callable[..., int], exchange: Path, workdir: Path) -> int:
     from spatial_core.eval.sharing import HandedOver, Share
     from spatial_core.train import distributed
 
-    share = Share(jax.process_index(), jax.process_count(), exchange, distributed.run_name())
+    run_name = distributed.meet_in(exchange)
+    share = Share(jax.process_index(), jax.process_count(), exchange, run_name)
     try:
         return run(workdir, share=share)
     except HandedOver as done:

@@ -8,6 +8,7 @@ methods but neither appends, nor locks, nor renames a folder at once. What those
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import shutil
 import tempfile
@@ -216,15 +217,24 @@ def copy_files(source: Path, target: Path) -> None:
         copied.write_bytes(path.read_bytes())
 
 
-def wait_for(folder: Path, missing: Callable[[], str], say: Callable[[str], None]) -> None:
+def wait_for(
+    folder: Path,
+    missing: Callable[[], str],
+    say: Callable[[str], None],
+    seconds: float = math.inf,
+) -> bool:
     """Waits until other hosts have written what is missing in a folder: until `missing` gives ''.
 
-    What it gives is said once a minute. Without end: who waits is ended by jax.distributed if another dies.
+    What it gives is said once a minute. Without end, unless seconds are given: who waits is ended by
+    jax.distributed if another dies, and by the other if it stops. Returns whether it is there.
     """
-    said = time.monotonic()
+    began = said = time.monotonic()
     while what := missing():
+        if time.monotonic() - began > seconds:
+            return False
         if time.monotonic() - said > _SAY_SECONDS:
             said = time.monotonic()
             say(f"{folder}, which all hosts have to reach: waiting for {what}")
         time.sleep(_POLL_SECONDS)
         forget_listings(folder)
+    return True

@@ -3,17 +3,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
+import threading
 import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from jax._src import distributed as runtime  # its key-value store has no public name
 from jax.experimental import multihost_utils
 
 from spatial_core.errors import InputError
-from spatial_core.train.watchdog import HEARTBEAT_SECONDS
+from spatial_core.io import places
+from spatial_core.train.watchdog import EXIT_STALLED, HEARTBEAT_SECONDS
 
 HOSTS_VARIABLE = "LAUNCH_HOSTS"
 """Says, in the environment, on how many TPU hosts this command was started."""
@@ -21,7 +27,11 @@ HOSTS_VARIABLE = "LAUNCH_HOSTS"
 
 _LEAST_HEARTBEAT = 5
 _LAST_WORDS_SECONDS = 5.0
+_END = "spatial_audio/end"
 A_WEEK = 7 * 24 * 3600
+JOIN_SECONDS = 300.0
+MEET_SECONDS = 90.0
+"""A network disk (NFS) may hide a new file for a minute."""
 
 
 def initialize(
@@ -30,14 +40,16 @@ def initialize(
     process: int | None = None,
     heartbeat_seconds: int = HEARTBEAT_SECONDS,
     end_seconds: int = 300,
+    hear_sigterm: bool = True,
 ) -> None:
     """Starts jax.distributed when the flags ask for it or the machine is one of several TPU hosts.
 
     `coordinator` is HOST:PORT of process 0. Several TPU hosts are known by what GKE says (their names) or
     by what our launchers say (their number, in LAUNCH_HOSTS); jax finds them itself then. Does nothing on
     one host. heartbeat_seconds: how long a process may be silent before the others take it for dead and
-    end. end_seconds: how long a process that is done waits for the others. Call it before anything else
-    of jax.
+    end. end_seconds: how long a process that is done waits for the others. hear_sigterm: whether jax takes
+    SIGTERM for itself, for a loop that asks it at every step; nobody else would notice one. Call it before
+    anything else of jax.
     """
     if heartbeat_seconds < _LEAST_HEARTBEAT:
         raise InputError(
@@ -47,14 +59,42 @@ def initialize(
     limits: dict[str, Any] = {
         "heartbeat_timeout_seconds": heartbeat_seconds,
         "shutdown_timeout_seconds": end_seconds,
+        "initialization_timeout": int(JOIN_SECONDS) + 60,
     }
+    jax.config.update("jax_enable_preemption_service", hear_sigterm)
     given = [value is not None for value in (coordinator, processes, process)]
     if all(given):
-        jax.distributed.initialize(coordinator, processes, process, **limits)
+        with _others_awaited(f"process {process} of {processes} at {coordinator}"):
+            jax.distributed.initialize(coordinator, processes, process, **limits)
     elif any(given):
         raise InputError("give --coordinator, --num_processes and --process_id together, or none")
     elif "," in os.environ.get("TPU_WORKER_HOSTNAMES", "") or _launched_hosts() > 1:
-        jax.distributed.initialize(**limits)
+        with _others_awaited("this host"):
+            jax.distributed.initialize(**limits)
+
+
+@contextlib.contextmanager
+def _others_awaited(who: str) -> Iterator[None]:
+    """Ends this process if the others do not join; jax would abort it with a stack of its own."""
+
+    def end() -> None:
+        print(
+            f"error: {who} has waited {JOIN_SECONDS:.0f} s for the other processes of the run, and not all have "
+            "come: see whether each was started, with the same --coordinator and --num_processes and a "
+            "--process_id of its own, and reaches the port of process 0. The same command, on all hosts, "
+            "tries again",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(EXIT_STALLED)
+
+    waited = threading.Timer(JOIN_SECONDS, end)
+    waited.daemon = True
+    waited.start()
+    try:
+        yield
+    finally:
+        waited.cancel()
 
 
 def require_joined() -> None:
@@ -72,11 +112,62 @@ def several() -> bool:
     return jax.distributed.is_initialized() and jax.process_count() > 1
 
 
-def run_name() -> str:
-    """A name that all processes of this run get, and those of no other run. All have to ask for it."""
+def meet_in(folder: Path, say: Callable[[str], None] = print) -> str:
+    """A name that all processes of this run get, and those of no other run; all have to ask for it.
+
+    InputError on all unless each of them reaches the folder, in which they will wait for files of each
+    other: process 0 leaves one of that name there, and the others look for it.
+    """
     drawn = np.frombuffer(os.urandom(8), np.uint8)
-    shared = multihost_utils.broadcast_one_to_all(drawn) if several() else drawn
-    return bytes(np.asarray(shared, np.uint8)).hex()
+    if not several():
+        return drawn.tobytes().hex()
+    first = jax.process_index() == 0
+    if first:
+        places.make_folder(folder)
+        _met_at(folder, drawn.tobytes().hex()).write_text("")
+    name = bytes(np.asarray(multihost_utils.broadcast_one_to_all(drawn), np.uint8)).hex()
+    token = _met_at(folder, name)
+
+    def missing() -> str:
+        return "" if token.is_file() else "a file of host 0"
+
+    places.forget_listings(folder)
+    seen = places.wait_for(folder, missing, say, MEET_SECONDS)
+    all_seen = np.asarray(multihost_utils.process_allgather(np.array(seen)))
+    if first:
+        token.unlink(missing_ok=True)
+    if not all_seen.all():
+        blind = ", ".join(str(host) for host in np.flatnonzero(~all_seen))
+        raise InputError(
+            f"host {blind} of {len(all_seen)} does not see what host 0 writes to {places.absolute(folder)}, where "
+            "the hosts of a run hand over files: give all of them the same --workdir, on a disk that all have "
+            "mounted there, or in a bucket (gs://...)"
+        )
+    return name
+
+
+def _met_at(folder: Path, name: str) -> Path:
+    return folder / f".met-{name}"
+
+
+def tell_end(code: int, why: str) -> None:
+    """Leaves word for the other processes of the run that this one ends; the first word stays."""
+    client = runtime.global_state.client
+    if client is not None:
+        with contextlib.suppress(jax.errors.JaxRuntimeError):
+            client.key_value_set(_END, f"{code} host {jax.process_index()} {why}")
+
+
+def told_end() -> tuple[int, str] | None:
+    """With what code and why another process has ended, once one has left word; else None."""
+    client = runtime.global_state.client
+    if client is None:
+        return None
+    try:
+        code, why = str(client.key_value_try_get(_END)).split(" ", 1)
+    except jax.errors.JaxRuntimeError:  # no word
+        return None
+    return int(code), why
 
 
 def lost_another(error: Exception) -> RuntimeError | None:
@@ -101,6 +192,7 @@ def leave(code: int) -> None:
     """
     if not several():
         return
+    tell_end(code, f"has ended with exit code {code} and says why")
     sys.stdout.flush()
     sys.stderr.flush()
     if jax.process_index() == 0:

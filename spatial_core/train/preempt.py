@@ -1,16 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stopping in an orderly way: SIGTERM and Ctrl-C ask the loop to save and leave."""
+"""Stopping in an orderly way: SIGTERM and Ctrl-C ask the loop to save and leave.
+
+Where there is no loop, several processes stop at once and together.
+"""
 
 from __future__ import annotations
 
 import os
+import select
 import signal
+import socket
 import threading
+from collections.abc import Mapping
 from types import FrameType, TracebackType
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+
+from spatial_core.train import distributed
+
+_POLL_SECONDS = 1.0
 
 
 class StopSignal:
@@ -62,3 +72,41 @@ class StopSignal:
                 return True
             return False
         return self.name is not None
+
+
+def end_together(codes: Mapping[signal.Signals, int]) -> None:
+    """From now on the end of one of several processes, by a signal or an error, is that of all of them.
+
+    codes: the exit code of each signal that ends them. For work without steps to stop between: whole files
+    stay, the rest is made again. A thread does it, within seconds, because Python itself hears no signal
+    while the main thread is in an operation, which may take minutes. Call it in the main thread, where
+    jax does not hear SIGTERM (`distributed.initialize`).
+    """
+    heard, noted = socket.socketpair()
+    noted.setblocking(False)
+    signal.set_wakeup_fd(noted.fileno(), warn_on_full_buffer=False)
+    for number in codes:
+        signal.signal(number, _heard_by_thread)
+    ends = threading.Thread(target=_end_when_told, args=(heard, noted, codes), daemon=True)
+    ends.start()
+
+
+def _heard_by_thread(number: int, frame: FrameType | None) -> None:
+    """Signals that nothing handles do not get to the file that is read."""
+
+
+def _end_when_told(
+    heard: socket.socket, _noted: socket.socket, codes: Mapping[signal.Signals, int]
+) -> None:
+    while True:
+        ready, _, _ = select.select([heard], [], [], _POLL_SECONDS)
+        came = [number for number in heard.recv(64) if number in codes] if ready else []
+        if came:
+            name = signal.Signals(came[0]).name
+            distributed.tell_end(codes[signal.Signals(came[0])], f"was stopped by {name}")
+            os.write(2, f"\n{name}: stopping, with all processes of this run\n".encode())
+            distributed.leave(codes[signal.Signals(came[0])])
+        told = distributed.told_end()
+        if told is not None:
+            os.write(2, f"\n{told[1]}: this one ends, too\n".encode())
+            os._exit(told[0])
