@@ -93,7 +93,7 @@ class BridgeEvalConfig:
 
         share: of the questions, that this process asks; see `Share.gather` for how the others end.
         """
-        trained = load(self.model, self.which, self.weights)
+        trained = load(self.model, self.which, self.weights, all_devices=True)
         found = TokenSet(Path(self.tokens) / self.split)
         trained.saved.require(
             {"encoder_digest": found.encoder_digest, "hop": found.manifest["hop"]}

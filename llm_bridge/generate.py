@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from llm_bridge.layout import Row, checked_soft, pad_rows, pad_soft
 from llm_bridge.nn import Cache
 from llm_bridge.task import BridgeTask
 from spatial_core.errors import InputError
+from spatial_core.train import partition
 from spatial_core.typing import Array, Params
 
 # Ids between two looks at whether all rows are done: long enough that the host hardly counts.
@@ -63,6 +65,8 @@ class Told:
 
 class Generator:
     """Answers of a bridge; `params` are all of its parameters, trained and frozen.
+
+    Parameters that are whole on several devices (`partition.whole_here`) make each answer its share of the rows.
 
     Args:
         task: the model; its `soft` and `length` bound the prompts.
@@ -127,7 +131,9 @@ class Generator:
                 task.mono_soft,
             ),
         }
-        state = self._begin(params, arrays)
+        state = self._begin(params, partition.beside(params, arrays))
+        # The only part that comes from no input; laid otherwise later, it would have the rest compiled twice.
+        state = dataclasses.replace(state, done=partition.beside(params, state.done))
         for _ in range(self.max_new // CHUNK):
             state, ids, chances = self._go_on(params, state)
             yield np.asarray(ids), np.asarray(chances)

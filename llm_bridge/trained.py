@@ -20,6 +20,7 @@ from llm_bridge.protocol import Backbone
 from llm_bridge.shipped import SHIPPED
 from llm_bridge.task import BridgeTask
 from spatial_core.errors import InputError
+from spatial_core.train import partition
 from spatial_core.train.checkpoint import Checkpoints
 from spatial_core.train.task import merge_params
 from spatial_core.typing import Params
@@ -62,6 +63,7 @@ def load(
     which: str | int | None = None,
     weights: str | Path | None = None,
     tokenizer: str | Path | None = None,
+    all_devices: bool = False,
 ) -> Trained:
     """A trained bridge, ready to answer.
 
@@ -70,6 +72,7 @@ def load(
             shipped default.
         which: "latest", "best" or a step of a run; None: the best if one is marked, else the latest.
         weights, tokenizer: see `located`.
+        all_devices: whole on every device of this process, so that each answers its share of many questions.
 
     InputError: no such bridge, a damaged one, one of another base model than is here (with both
     digests), missing weights.
@@ -82,7 +85,7 @@ def load(
     saved.require(model_metadata(built, saved.lora))
     task = BridgeTask(built, lora=saved.lora)
     trained = saved.fitted(jax.eval_shape(task.init, jax.random.key(0)))
-    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    here = partition.whole_here() if all_devices else partition.first_here()
     shapes = flatten_dict(task.frozen_shapes(), sep="/")
     frozen = task.load_frozen(unflatten_dict(dict.fromkeys(shapes, here), sep="/"))
     return Trained(task, merge_params(jax.device_put(trained, here), frozen), saved)

@@ -73,7 +73,7 @@ class Encoder:
         self.task = task
         self.config = dict(config or {})
         self.card = card
-        self._params = jax.device_put(params)
+        self._params = self._placed = jax.device_put(params)
         self._predict = jax.jit(task.predict)
         self._ready: set[tuple[int, int]] = set()
 
@@ -109,13 +109,30 @@ class Encoder:
             if (mics, clips) not in self._ready:
                 self._ready.add((mics, clips))
                 waits.compiling(f"{most} channels")
-            for key, value in self._predict(self._params, padded).items():
+            for key, value in self._answer(padded).items():
                 answers.setdefault(key, []).append(np.asarray(value)[: chunk.stop - chunk.start])
         joined = {key: np.concatenate(parts) for key, parts in answers.items()}
         grid = getattr(self.task, "azimuth_grid", None)
         if grid is not None and "azimuth_probs" in joined:
             joined["azimuth_grid"] = np.asarray(grid, np.float32)
         return joined
+
+    def _answer(self, padded: Batch) -> dict[str, jax.Array]:
+        from spatial_core.train import partition
+
+        return self._predict(self._placed, partition.beside(self._placed, padded))
+
+    def spread(self) -> Encoder:
+        """This encoder, from now on on all devices of this process: each answers its share of the clips.
+
+        Answers are the same to rounding.
+        """
+        import jax
+
+        from spatial_core.train import partition
+
+        self._placed = jax.device_put(self._params, partition.whole_here())
+        return self
 
     def tokens(
         self,
@@ -218,15 +235,17 @@ def read_card(path: str | Path | None = None) -> str:
     return card.read_text(encoding="utf-8").rstrip()
 
 
-def load(path: str | Path | None = None) -> Encoder:
+def load(path: str | Path | None = None, all_devices: bool = False) -> Encoder:
     """A trained encoder from a directory, a shipped checkpoint's name, or the shipped default.
 
-    A directory is a released model's or a training run's (`trained.load_run`).
+    A directory is a released model's or a training run's (`trained.load_run`). all_devices: see `spread`.
 
     Raises InputError if the checkpoint is missing, damaged (SHA-256), of a newer version, or if
     its tensors do not fit its config.
     """
     directory = SHIPPED.resolve(path)
+    if all_devices:
+        return load(directory).spread()
     waits.say(f"loading {directory.name}")
     if (directory / "checkpoints").is_dir():
         from phasecoder.trained import load_run

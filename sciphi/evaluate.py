@@ -161,7 +161,10 @@ class SceneEvalConfig:
         scenes = SceneSet(root / self.split)
         drawn_from = None if self.chance_split is None else SceneSet(root / self.chance_split)
         # One after the other: only one language model is in memory.
-        models = (load_describer(model, self.which) for model in (self.model, *self.others))
+        models = (
+            load_describer(model, self.which, all_devices=True)
+            for model in (self.model, *self.others)
+        )
         report = self.of(models, scenes, similarity, drawn_from, say, share)
         report.save(directory)
         return report

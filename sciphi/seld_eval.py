@@ -30,6 +30,7 @@ from spatial_core.errors import InputError
 from spatial_core.eval.sharing import ALONE, Share
 from spatial_core.geometry.coords import to_cartesian
 from spatial_core.io.export import fill_tree, flatten_tree
+from spatial_core.train import partition
 from spatial_core.train.checkpoint import Checkpoints
 from spatial_core.typing import Params
 
@@ -168,11 +169,12 @@ def _answers(
 ) -> list[NDArray[np.float32]]:
     """Answers [b, n, 3, 4, c] of this process's batches; the last of all is filled up with its end."""
     predict = jax.jit(lambda params, x: config.task.predict(params, {"features": x})["answer"])
+    params = jax.device_put(params, partition.whole_here())
     answers = []
     for first in share.own(range(0, count, config.batch_size)):
         indices = [min(i, count - 1) for i in range(first, first + config.batch_size)]
         maps = np.stack([data.features(i) for i in indices]).astype(np.float32)
-        answers.append(np.asarray(predict(params, maps))[: count - first])
+        answers.append(np.asarray(predict(params, partition.beside(params, maps)))[: count - first])
     return answers
 
 

@@ -35,6 +35,7 @@ from spatial_core import waits
 from spatial_core.config import resolved
 from spatial_core.errors import InputError
 from spatial_core.io import export
+from spatial_core.train import partition
 from spatial_core.train.checkpoint import Checkpoints
 from spatial_core.train.task import merge_params
 from spatial_core.typing import Params
@@ -135,13 +136,15 @@ def load_describer(
     model: str | Path | None = None,
     which: str | int = "latest",
     weights: str | Path | None = None,
+    all_devices: bool = False,
 ) -> Describer:
     """A trained model, ready to describe.
 
     model: folder of a training run or of a release, name of a shipped one, None for the shipped default.
     which: "latest", "best" or a step of a run. weights: the folder of a base model whose weights are the
     user's to bring (Phi-4); None: where the run had them, else the environment variable
-    LLM_BRIDGE_WEIGHTS. InputError: no such model, a damaged one, one of another base model than is here
+    LLM_BRIDGE_WEIGHTS. all_devices: whole on every device of this process, so that each describes its share
+    of many sound fields. InputError: no such model, a damaged one, one of another base model than is here
     (with both digests), missing weights.
     """
     saved = load_saved(SHIPPED.resolve(model), which)
@@ -155,7 +158,7 @@ def load_describer(
         )
     like = jax.eval_shape(task.init, jax.random.key(0))
     trained = export.fill_tree(like, export.flatten_tree(saved.params), str(saved.path))
-    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    here = partition.whole_here() if all_devices else partition.first_here()
     shapes = flatten_dict(task.frozen_shapes(), sep="/")
     frozen = task.load_frozen(unflatten_dict(dict.fromkeys(shapes, here), sep="/"))
     return Describer(task, merge_params(jax.device_put(trained, here), frozen), saved)

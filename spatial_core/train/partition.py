@@ -12,7 +12,15 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import (
+    AbstractMesh,
+    AxisType,
+    Mesh,
+    NamedSharding,
+    PartitionSpec,
+    Sharding,
+    SingleDeviceSharding,
+)
 
 from spatial_core.errors import InputError
 from spatial_core.train.task import Rules
@@ -109,6 +117,37 @@ def batch_sharding(mesh: AnyMesh) -> NamedSharding:
 def replicated(mesh: AnyMesh) -> NamedSharding:
     """The whole array on every device."""
     return NamedSharding(mesh, PartitionSpec())
+
+
+def first_here() -> Sharding:
+    """Whole on the first device of this process."""
+    return SingleDeviceSharding(jax.local_devices()[0])
+
+
+def whole_here() -> Sharding:
+    """Whole on every device of this process: parameters of what answers batches (`beside`)."""
+    devices = jax.local_devices()
+    if len(devices) == 1:
+        return first_here()
+    return replicated(make_mesh(MeshConfig(), devices))
+
+
+def beside(params: Any, batch: Any) -> Any:
+    """The arrays of a batch where parameters lie that are `whole_here`: each device has a share of the rows.
+
+    All rows are on all devices where they do not divide. With one device, or parameters that lie otherwise,
+    the batch stays as it is.
+    """
+    where = getattr(jax.tree.leaves(params)[0], "sharding", None)
+    if not isinstance(where, NamedSharding) or not where.is_fully_addressable:
+        return batch
+    mesh = where.mesh
+
+    def placed(x: Any) -> Any:
+        split = x.shape[0] % mesh.size == 0
+        return jax.device_put(x, batch_sharding(mesh) if split else replicated(mesh))
+
+    return jax.tree.map(placed, batch)
 
 
 def param_specs(params: Any, rules: Rules, mesh: AnyMesh, fsdp_min_size: int) -> Any:

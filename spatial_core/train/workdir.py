@@ -16,6 +16,7 @@ from spatial_core.config import resolved
 from spatial_core.errors import InputError
 from spatial_core.io import places
 from spatial_core.io.export import CONFIG_FILE, TENSOR_FILE, find_kind, read_release, to_json
+from spatial_core.train import distributed
 from spatial_core.train.checkpoint import Checkpoints
 from spatial_core.train.config import TrainConfig
 from spatial_core.train.provenance import environment
@@ -92,12 +93,14 @@ def _identity(described: dict[str, Any]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def locked(directory: Path) -> Iterator[None]:
-    """Holds the folder for this run; InputError if another process trains in it or if it is not writable.
+    """Holds the folder for this run; InputError if another process trains in it or if it is not writable, or
+    if it is not one folder for all processes of the run.
 
     The lock dies with its process. Buckets and file systems without locks go without.
     """
     if is_writer():
         places.make_folder(directory)
+    distributed.meet_in(directory)
     if not is_writer() or places.is_remote(directory):
         yield
         return
