@@ -12,27 +12,34 @@ from functools import cache
 from llm_bridge.backbones.pieces import LONGEST, PieceTokenizer
 from llm_bridge.backbones.tiny import TinyBackbone
 from sciphi.text_format import LEGEND
-from sciphi.zones import ZONES_26
+from sciphi.zones import ZONES_26, ZoneGrid
 
 PIECES = "pieces.json"
 
 
 @dataclass(frozen=True)
 class TinyDescriber(TinyBackbone):
-    """Four layers on pieces of descriptions: a zone, a label or a value with its unit is one id."""
+    """Four layers on pieces of descriptions: a zone, a label or a value with its unit is one id.
 
+    zones: of its descriptions, 45 or 15 degrees.
+    """
+
+    zones: int = 45
     name: str = "tiny-describer"
 
     @property
     def tokenizer(self) -> PieceTokenizer:
-        """The shipped pieces."""
-        return _shipped()
+        """The shipped pieces, and the zones of 15 degrees where they are wanted."""
+        return _tokenizer(self.zones)
 
 
 @cache
-def _shipped() -> PieceTokenizer:
+def _tokenizer(zones: int) -> PieceTokenizer:
     text = (importlib.resources.files("sciphi") / PIECES).read_text(encoding="utf-8")
-    return PieceTokenizer(json.loads(text))
+    pieces = json.loads(text)
+    return PieceTokenizer(
+        [*pieces, *(zone for zone in ZoneGrid(zones).names if zone not in pieces)]
+    )
 
 
 def description_pieces(labels: Iterable[str], questions: Iterable[str]) -> list[str]:

@@ -177,6 +177,19 @@ def test_the_table_holds_settings_and_results_in_markdown_and_csv(tmp_path, runs
     assert "did you mean 'loss'" in capsys.readouterr().err
 
 
+def test_models_of_different_runs_share_the_columns_of_the_table(tmp_path):
+    """A report calls its model by the run; its controls have the same names everywhere."""
+    sweep_points.remember(tmp_path, {}, sweep_points.grid(["MODEL=runs/a,runs/b"]))
+    for name, value in (("a", 1.0), ("b", 2.0)):
+        run = tmp_path / f"MODEL-runs-{name}"
+        run.mkdir()
+        results = {f"{name}, step 6": {"count": value}, "chance": {"count": 0.5}}
+        (run / "report.json").write_text(json.dumps({"results": results}))
+    table = sweep_table.collect(tmp_path)
+    assert table.heading[-2:] == ("model/count", "chance/count")
+    assert [row[-2:] for row in table.rows] == [(1.0, 0.5), (2.0, 0.5)]
+
+
 def test_runs_that_a_launcher_started_are_finished_when_their_steps_are_done(tmp_path):
     sweep_points.remember(tmp_path, {}, sweep_points.grid(["TrainConfig.seed=0,1,2"]))
     for name, step in (("seed-0", 40), ("seed-1", 39)):

@@ -21,7 +21,7 @@ from sciphi.stream import DescribeStream, questions, without_transcripts
 from sciphi.task import DescribeTask
 from sciphi.text_format import parse_text, to_text
 from sciphi.trained import RELEASE, Describer, Saved, load_describer, load_saved
-from sciphi.zones import ZONES_26
+from sciphi.zones import ZONES_15, ZONES_26
 from spatial_core.config import resolved
 from spatial_core.errors import InputError
 from spatial_core.io import export
@@ -184,3 +184,12 @@ def test_what_is_heard_has_the_grids_of_both_encoders():
 def test_impossible_streams_are_refused(changes, word):
     with pytest.raises(InputError, match=word):
         _stream(**changes)
+
+
+def test_a_zone_of_either_grid_is_one_piece_and_the_pieces_of_trained_models_stay():
+    """Rows hold descriptions in zones of 15 degrees, too; a trained model knows pieces by their place."""
+    fine = TinyDescriber(zones=15).tokenizer
+    assert [len(fine.encode(zone)) for zone in (*ZONES_15.names, *ZONES_26.names)] == [1] * 292
+    coarse = BACKBONE.tokenizer
+    text = "RT60=0.3s; n_src=1: horizontal front-left, 7.8m"
+    assert fine.encode(text) == coarse.encode(text)
