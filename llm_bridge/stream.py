@@ -3,7 +3,7 @@
 
 A curriculum is a list of stages, each with its own mixture of tasks (appendix C, table 4). A stage
 asks its questions in a shuffled order; when all are asked, new ones are drawn about the same clips, and
-about conversations that are spliced from them if wanted.
+about conversations that are made of them anew, if wanted: spliced, or with other words.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llm_bridge import splice
+from llm_bridge import reword, splice
 from llm_bridge.adapters import token_metadata
 from llm_bridge.layout import MAX_SOFT, make_row, pad_answers, pad_rows, pad_soft
 from llm_bridge.protocol import Backbone
@@ -70,6 +70,19 @@ def load_clips(
     )
 
 
+@dataclass(frozen=True)
+class Conversation:
+    """What a question is about: the clip of the first talker and that of the second.
+
+    They differ in a spliced conversation. reworded: the talkers' transcripts are not what their clips say.
+    """
+
+    first: int
+    second: int
+    talkers: tuple[Talker, ...]
+    reworded: bool = False
+
+
 @dataclass(frozen=True, kw_only=True)
 class QuestionStream:
     """Questions about the clips of an exported folder, as batches of `BridgeTask`.
@@ -86,6 +99,8 @@ class QuestionStream:
       book: JSON file of question wordings; None for those that ship.
       source: mono audio that is heard, "audio" (dry) or "mixed".
       spliced: conversations made anew of two others for every pass, as a share of the clips.
+      reworded: conversations of which only the places stay and the words are others, made anew for every
+        pass, as a share of the clips; for a backbone that hears words.
       soft, length, answer_length: shapes of a batch, as in `BridgeTask`.
     """
 
@@ -100,12 +115,13 @@ class QuestionStream:
     book: str | None = None
     source: str = "audio"
     spliced: float = 0.0
+    reworded: float = 0.0
     soft: int = MAX_SOFT
     length: int = 1024
     answer_length: int = 160
     threads: int = 2
     _open: list[Clips] = field(init=False, repr=False, compare=False, default_factory=list)
-    _passes: dict[tuple[int, int], tuple[NDArray[np.int64], list[tuple[int, Question]]]] = field(
+    _passes: dict[tuple[int, int], list[tuple[Conversation, Question]]] = field(
         init=False, repr=False, compare=False, default_factory=dict
     )
     _lock: threading.RLock = field(
@@ -113,9 +129,14 @@ class QuestionStream:
     )
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.spliced <= 10.0:
+        for name, share in (("spliced", self.spliced), ("reworded", self.reworded)):
+            if not 0.0 <= share <= 10.0:
+                raise InputError(
+                    f"QuestionStream.{name} is {share}: a share of 0 to 10 of the clips"
+                )
+        if self.reworded and not getattr(self.backbone, "words", False):
             raise InputError(
-                f"QuestionStream.spliced is {self.spliced}: a share of 0 to 10 of the clips"
+                f"QuestionStream.reworded is {self.reworded}, but {self.backbone.name!r} hears no words; leave it 0"
             )
         for stage, weights in zip(self.stages, self.weights, strict=False):
             check_weights(weights)
@@ -180,7 +201,8 @@ class QuestionStream:
         records = TokenSet(Path(self.tokens) / self.split, verify=False)
         key = "mixed" if self.source == "mixed" else "audio"
         asked, sounds = self.asked(step), []
-        for i, j in (asked[row][0] for row in rows):
+        for about in (asked[row][0] for row in rows):
+            i, j = about.first, about.second
             sound = getattr(records[i], key)
             if i != j:
                 ends = splice.middle(records[i].talkers), splice.middle(records[j].talkers)
@@ -189,29 +211,15 @@ class QuestionStream:
             sounds.append((sound[None], SAMPLE_RATE))
         return sounds
 
-    def asked(self, step: int) -> list[tuple[tuple[int, int], Question]]:
-        """((clip, clip), question) of each row of the global batch of a step.
-
-        The clip of the first talker and that of the second, which differ in a spliced conversation.
-        """
+    def asked(self, step: int) -> list[tuple[Conversation, Question]]:
+        """What each row of the global batch of a step is about, and its question."""
         stage, since = self._stage(step)
         first = since * self.batch_size
         size = sum(self.stages[stage][1:])
-        rows = []
-        for index in range(first, first + self.batch_size):
-            pairs, questions = self._pass(stage, index // size)
-            clip, question = questions[index % size]
-            pair = (
-                (clip, clip)
-                if clip < self._count
-                else (int(pairs[clip - self._count, 0]), int(pairs[clip - self._count, 1]))
-            )
-            rows.append((pair, question))
-        return rows
-
-    @property
-    def _count(self) -> int:
-        return len(self.clips.tokens)
+        return [
+            self._pass(stage, index // size)[index % size]
+            for index in range(first, first + self.batch_size)
+        ]
 
     def _stage(self, step: int) -> tuple[int, int]:
         """Stage of a step, and the steps since it began."""
@@ -221,29 +229,39 @@ class QuestionStream:
             step -= steps
         return len(self.stages) - 1, step
 
-    def _pass(
-        self, stage: int, number: int
-    ) -> tuple[NDArray[np.int64], list[tuple[int, Question]]]:
-        """Spliced pairs of one pass of a stage, and its questions in the order in which they are asked.
+    @functools.cached_property
+    def _words(self) -> tuple[str, ...]:
+        return reword.vocabulary(self.clips.talkers)
 
-        Clips from the number of exported ones on are the pairs.
-        """
+    def _conversations(self, stage: int, number: int) -> list[Conversation]:
+        """Those of the exported clips, and those that are made for a pass of a stage."""
+        talkers = self.clips.talkers
+        found = [Conversation(i, i, each) for i, each in enumerate(talkers)]
+        rng = np.random.default_rng([self.seed, stage, number, 1])
+        for i, j in splice.pairs(talkers, round(self.spliced * len(talkers)), rng, self.soft):
+            found.append(Conversation(int(i), int(j), splice.talkers_of(talkers[i], talkers[j])))
+        rng = np.random.default_rng([self.seed, stage, number, 2])
+        for i in rng.integers(len(talkers), size=round(self.reworded * len(talkers))):
+            said = reword.with_other_words(talkers[i], self._words, rng)
+            found.append(Conversation(int(i), int(i), said, reworded=True))
+        return found
+
+    def _pass(self, stage: int, number: int) -> list[tuple[Conversation, Question]]:
+        """The questions of one pass of a stage in the order in which they are asked."""
         with self._lock:
             if (stage, number) not in self._passes:
                 rng = np.random.default_rng([self.seed, stage, number])
                 counts = {task: n for task, n in enumerate(self.stages[stage][1:], 1) if n}
                 seed = int(rng.integers(2**31))
-                talkers = self.clips.talkers
-                fresh = np.random.default_rng([self.seed, stage, number, 1])
-                pairs = splice.pairs(talkers, round(self.spliced * len(talkers)), fresh, self.soft)
-                new = [splice.talkers_of(talkers[i], talkers[j]) for i, j in pairs]
+                about = self._conversations(stage, number)
                 weights = self.weights[stage] if stage < len(self.weights) else {}
-                plan = plan_questions([*talkers, *new], counts, seed, self._book, weights=weights)
+                talkers = [each.talkers for each in about]
+                plan = plan_questions(talkers, counts, seed, self._book, weights=weights)
                 # Threads are at most one pass behind each other.
                 for old in [key for key in self._passes if key < (stage, number - 1)]:
                     del self._passes[old]
-                questions = [plan[i] for i in rng.permutation(len(plan))]
-                self._passes[stage, number] = pairs, questions
+                order = [plan[i] for i in rng.permutation(len(plan))]
+                self._passes[stage, number] = [(about[clip], question) for clip, question in order]
             return self._passes[stage, number]
 
     def batch(self, step: int, host: int = 0, hosts: int = 1) -> dict[str, np.ndarray]:
@@ -252,21 +270,25 @@ class QuestionStream:
             raise InputError(f"host {host} of {hosts} for a batch of {self.batch_size}")
         share = self.batch_size // hosts
         rows = self.asked(step)[host * share : (host + 1) * share]
-        clips = self._heard([pair for pair, _ in rows])
+        clips = self._heard([about for about, _ in rows])
         asked = list(enumerate(question for _, question in rows))
         return question_batch(
             self.backbone, clips, asked, self.soft, self.length, self.answer_length
         )
 
-    def _heard(self, pairs: Sequence[tuple[int, int]]) -> Clips:
-        """The clips, spliced where the two of a pair differ."""
+    def _heard(self, conversations: Sequence[Conversation]) -> Clips:
+        """What is heard of them: clips, spliced where both differ, with other words where they were given."""
         clips, heard = self.clips, []
-        for i, j in pairs:
-            first, second = ((clips.tokens[n], clips.audio[n]) for n in (i, j))
+        for about in conversations:
+            i, j = about.first, about.second
+            tokens, audio = clips.tokens[i], clips.audio[i]
             if i != j:
-                about = clips.talkers[i], clips.talkers[j]
-                first = splice.joined(first, second, *about, self.soft)
-            heard.append(first)
+                second = clips.tokens[j], clips.audio[j]
+                both = clips.talkers[i], clips.talkers[j]
+                tokens, audio = splice.joined((tokens, audio), second, *both, self.soft)
+            if about.reworded:
+                audio = reword.heard(audio, about.talkers, self.backbone.tokenizer)
+            heard.append((tokens, audio))
         return Clips(tuple(t for t, _ in heard), [a for _, a in heard], ())
 
     def iterate(

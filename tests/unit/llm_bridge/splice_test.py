@@ -92,7 +92,8 @@ def test_a_stream_asks_about_spliced_conversations_what_is_true_of_them() -> Non
         batch, again = one.batch(step), other.batch(step)
         for name, value in batch.items():
             np.testing.assert_array_equal(value, again[name])
-        for row, ((i, j), question) in enumerate(one.asked(step)):
+        for row, (about, question) in enumerate(one.asked(step)):
+            i, j = about.first, about.second
             seen += i != j
             heard = batch["tokens"][row]
             assert {i, j} >= set(heard[:, 0].astype(int)) - {0}
@@ -101,7 +102,8 @@ def test_a_stream_asks_about_spliced_conversations_what_is_true_of_them() -> Non
                 said = answers.parse_task5(question.answer).value
                 assert set(azimuths) - {0.0} <= {(a + 180) % 360 - 180 for a in said}
     assert seen > 16
-    assert all(i == j for step in range(4) for (i, j), _ in stream(0.0).asked(step))
+    unspliced = (about for step in range(4) for about, _ in stream(0.0).asked(step))
+    assert all(about.first == about.second for about in unspliced)
     with pytest.raises(InputError, match="spliced is -1"):
         stream(-1)
 
