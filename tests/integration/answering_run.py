@@ -15,8 +15,6 @@ from llm_bridge import trained
 from llm_bridge.generate import Asked, Generator
 from llm_bridge.layout import make_row
 from phasecoder import pretrained
-from sciphi import seld_eval
-from sciphi.seld_task import SeldTask
 
 CLIPS, ROWS = 10, 4
 
