@@ -119,6 +119,7 @@ def save_bridge(
     backbone: Mapping[str, Any] | Backbone,
     training: Mapping[str, Any] | None = None,
     results: str = "",
+    half: bool = False,
 ) -> Path:
     """Writes a release; returns its folder.
 
@@ -130,6 +131,7 @@ def save_bridge(
         backbone: the language model, or its settings as JSON values; where its files are is left out.
         training: JSON values, how it was trained and what it scored.
         results: Markdown for the card, such as a table.
+        half: as in `export.write_release`.
 
     InputError for incomplete metadata, parameters without a projector or that are not finite.
     """
@@ -149,9 +151,8 @@ def save_bridge(
         "backbone": portable(settings),
         "training": dict(training or {}),
     }
-    return export.write_release(
-        directory, params, config, _card(Path(directory).name, params, config, results), RELEASE
-    )
+    card = _card(Path(directory).name, params, config, results)
+    return export.write_release(directory, params, config, card, RELEASE, half)
 
 
 def portable(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -186,6 +187,7 @@ def release_run(
     which: str | int = "latest",
     training: Mapping[str, Any] | None = None,
     results: str = "",
+    half: bool = False,
 ) -> Path:
     """A release of a training run's checkpoint; the arguments are those of `load_bridge` and `save_bridge`."""
     found = load_bridge(run, which=which)
@@ -197,6 +199,7 @@ def release_run(
         backbone=found.backbone,
         training={**found.training, **(training or {})},
         results=results,
+        half=half,
     )
 
 

@@ -51,6 +51,11 @@ def build_parser() -> argparse.ArgumentParser:
     release.add_argument(
         "--card", metavar="FILE", help="Markdown that ends the card: results, licences"
     )
+    release.add_argument(
+        "--half",
+        action="store_true",
+        help="bfloat16 for float32: half as large, 8 significant bits",
+    )
     release.set_defaults(run=_release)
     merge = commands.add_parser("merge", help="fold the adapters into the language model")
     _add_bridge(merge)
@@ -92,7 +97,11 @@ def _release(arguments: argparse.Namespace) -> Path:
     run = Path(arguments.bridge)
     results = Path(arguments.card).read_text(encoding="utf-8") if arguments.card else ""
     return release_run(
-        run, arguments.out, _which(arguments) or best_or_latest(run), results=results
+        run,
+        arguments.out,
+        _which(arguments) or best_or_latest(run),
+        results=results,
+        half=arguments.half,
     )
 
 

@@ -86,6 +86,11 @@ def build_parser() -> argparse.ArgumentParser:
     release.add_argument("run_folder", metavar="RUN", help="folder of a training run")
     release.add_argument("out", metavar="OUT", help="new folder")
     release.add_argument("--card", metavar="FILE", help="Markdown of the card: results, licences")
+    release.add_argument(
+        "--half",
+        action="store_true",
+        help="bfloat16 for float32: half as large, 8 significant bits",
+    )
     release.set_defaults(run=_model_release)
     return parser
 
@@ -239,7 +244,8 @@ def _model_release(arguments: argparse.Namespace) -> int:
     if out.exists() and any(out.iterdir()):
         raise InputError(f"{out} is not empty: name a new folder")
     results = Path(arguments.card).read_text(encoding="utf-8") if arguments.card else ""
-    print(f"written: {release_describer(arguments.run_folder, out, results)}")
+    written = release_describer(arguments.run_folder, out, results, half=arguments.half)
+    print(f"written: {written}")
     return 0
 
 

@@ -186,9 +186,16 @@ def load_saved(path: Path, which: str | int = "latest") -> Saved:
 
 
 def release_describer(
-    run: str | Path, directory: str | Path, results: str, which: str | int = "latest"
+    run: str | Path,
+    directory: str | Path,
+    results: str,
+    which: str | int = "latest",
+    half: bool = False,
 ) -> Path:
-    """A release of a training run's checkpoint; `results`: Markdown for its card, such as the table."""
+    """A release of a training run's checkpoint; `results`: Markdown for its card, such as the table.
+
+    half: as in `export.write_release`.
+    """
     saved = load_saved(Path(run), which)
     config = {
         "task": {**saved.task, "backbone": portable(saved.task["backbone"])},
@@ -197,7 +204,7 @@ def release_describer(
         "step": saved.step,
     }
     card = f"# {Path(directory).name}\n\n{results.strip()}\n"
-    return export.write_release(directory, saved.params, config, card, RELEASE)
+    return export.write_release(directory, saved.params, config, card, RELEASE, half)
 
 
 def initial_params(

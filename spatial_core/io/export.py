@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes  # noqa: F401  (gives NumPy the bfloat16 that safetensors asks for)
+import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as save_tensors
@@ -169,6 +169,7 @@ def write_release(
     config: Mapping[str, Any],
     card: str,
     kind: Kind = MODEL,
+    half: bool = False,
 ) -> Path:
     """Write model.safetensors, config.json (with the checksum added) and README.md.
 
@@ -178,9 +179,12 @@ def write_release(
         config: plain JSON; "format", "files" and "num_params" are filled in here.
         card: the model card, Markdown.
         kind: names of the files.
+        half: float32 is written as bfloat16, half as large and with 8 significant bits, and read as float32.
     """
     path = Path(directory)
     flat = flatten_tree(params)
+    halved = [name for name, array in flat.items() if half and array.dtype == np.float32]
+    flat |= {name: flat[name].astype(ml_dtypes.bfloat16) for name in halved}
     size = sum(array.nbytes for array in flat.values())
     if size > MAX_TENSOR_BYTES:
         raise InputError(
@@ -191,6 +195,7 @@ def write_release(
     full = {
         "format": kind.format,
         **to_json(config),
+        **({"halved": halved} if halved else {}),
         "num_params": sum(int(array.size) for array in flat.values()),
         "files": {kind.tensors: {"bytes": len(blob), "sha256": hashlib.sha256(blob).hexdigest()}},
     }
@@ -243,6 +248,8 @@ def read_release(directory: str | Path, kind: Kind = MODEL) -> Released:
     try:
         with safe_open(tensor_path, framework="np") as content:
             flat = {name: content.get_tensor(name) for name in content.keys()}
+        halved = flat.keys() & set(config.get("halved", ()))
+        flat |= {name: flat[name].astype(np.float32) for name in halved}
     except SafetensorError as error:
         raise InputError(f"{tensor_path} is not a safetensors file: {error}") from error
     card_path = path / CARD_FILE

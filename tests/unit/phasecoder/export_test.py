@@ -55,6 +55,17 @@ def test_non_contiguous_parameters_are_stored_by_value(tmp_path):
     np.testing.assert_array_equal(export.read_release(tmp_path).params()["w"], matrix)
 
 
+def test_half_a_release_is_read_in_the_types_that_were_written(tmp_path):
+    """bfloat16 keeps 8 significant bits: relative errors up to 2^-9; other types stay as they are."""
+    whole = export.write_release(tmp_path / "whole", _params(), {}, "") / export.TENSOR_FILE
+    half = export.write_release(tmp_path / "half", _params(), {}, "", half=True)
+    assert (half / export.TENSOR_FILE).stat().st_size == whole.stat().st_size - 2 * 13
+    there, wanted = export.read_release(half).params(), _params()
+    assert there["embed"]["kernel"].dtype == np.float32
+    np.testing.assert_allclose(there["embed"]["kernel"], wanted["embed"]["kernel"], rtol=2**-8)
+    assert there["blocks"][0]["w"].dtype == np.float16 and there["embed"]["scale"] == 2.0
+
+
 def test_one_flipped_byte_is_noticed(tmp_path):
     export.write_release(tmp_path, _params(), {}, "")
     file = tmp_path / export.TENSOR_FILE
