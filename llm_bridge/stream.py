@@ -71,7 +71,7 @@ def load_clips(
 
 
 @dataclass(frozen=True)
-class Conversation:
+class Subject:
     """What a question is about: the clip of the first talker and that of the second.
 
     They differ in a spliced conversation. reworded: the talkers' transcripts are not what their clips say.
@@ -121,7 +121,7 @@ class QuestionStream:
     answer_length: int = 160
     threads: int = 2
     _open: list[Clips] = field(init=False, repr=False, compare=False, default_factory=list)
-    _passes: dict[tuple[int, int], list[tuple[Conversation, Question]]] = field(
+    _passes: dict[tuple[int, int], list[tuple[Subject, Question]]] = field(
         init=False, repr=False, compare=False, default_factory=dict
     )
     _lock: threading.RLock = field(
@@ -211,7 +211,7 @@ class QuestionStream:
             sounds.append((sound[None], SAMPLE_RATE))
         return sounds
 
-    def asked(self, step: int) -> list[tuple[Conversation, Question]]:
+    def asked(self, step: int) -> list[tuple[Subject, Question]]:
         """What each row of the global batch of a step is about, and its question."""
         stage, since = self._stage(step)
         first = since * self.batch_size
@@ -233,27 +233,27 @@ class QuestionStream:
     def _words(self) -> tuple[str, ...]:
         return reword.vocabulary(self.clips.talkers)
 
-    def _conversations(self, stage: int, number: int) -> list[Conversation]:
+    def _subjects(self, stage: int, number: int) -> list[Subject]:
         """Those of the exported clips, and those that are made for a pass of a stage."""
         talkers = self.clips.talkers
-        found = [Conversation(i, i, each) for i, each in enumerate(talkers)]
+        found = [Subject(i, i, each) for i, each in enumerate(talkers)]
         rng = np.random.default_rng([self.seed, stage, number, 1])
         for i, j in splice.pairs(talkers, round(self.spliced * len(talkers)), rng, self.soft):
-            found.append(Conversation(int(i), int(j), splice.talkers_of(talkers[i], talkers[j])))
+            found.append(Subject(int(i), int(j), splice.talkers_of(talkers[i], talkers[j])))
         rng = np.random.default_rng([self.seed, stage, number, 2])
         for i in rng.integers(len(talkers), size=round(self.reworded * len(talkers))):
             said = reword.with_other_words(talkers[i], self._words, rng)
-            found.append(Conversation(int(i), int(i), said, reworded=True))
+            found.append(Subject(int(i), int(i), said, reworded=True))
         return found
 
-    def _pass(self, stage: int, number: int) -> list[tuple[Conversation, Question]]:
+    def _pass(self, stage: int, number: int) -> list[tuple[Subject, Question]]:
         """The questions of one pass of a stage in the order in which they are asked."""
         with self._lock:
             if (stage, number) not in self._passes:
                 rng = np.random.default_rng([self.seed, stage, number])
                 counts = {task: n for task, n in enumerate(self.stages[stage][1:], 1) if n}
                 seed = int(rng.integers(2**31))
-                about = self._conversations(stage, number)
+                about = self._subjects(stage, number)
                 weights = self.weights[stage] if stage < len(self.weights) else {}
                 talkers = [each.talkers for each in about]
                 plan = plan_questions(talkers, counts, seed, self._book, weights=weights)
@@ -276,10 +276,10 @@ class QuestionStream:
             self.backbone, clips, asked, self.soft, self.length, self.answer_length
         )
 
-    def _heard(self, conversations: Sequence[Conversation]) -> Clips:
+    def _heard(self, subjects: Sequence[Subject]) -> Clips:
         """What is heard of them: clips, spliced where both differ, with other words where they were given."""
         clips, heard = self.clips, []
-        for about in conversations:
+        for about in subjects:
             i, j = about.first, about.second
             tokens, audio = clips.tokens[i], clips.audio[i]
             if i != j:
