@@ -190,7 +190,7 @@ def test_a_run_reads_both_splits_and_loads_the_models_one_after_the_other(tmp_pa
         opened.append(folder.name)
         return MadeUpScenes(4)
 
-    def load(model, which) -> Reader:
+    def load(model, which, all_devices) -> Reader:
         loaded.append((model, which))
         return Reader(MadeUpScenes(4))
 
