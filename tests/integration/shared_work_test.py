@@ -110,6 +110,28 @@ def test_processes_without_a_folder_in_common_end_soon_and_say_so(tmp_path):
 
 
 @pytest.mark.slow
+def test_an_error_of_one_ends_an_evaluation_of_both_with_its_code(tmp_path):
+    """Of process 0, which others reach their words through: it stays until they have read them."""
+    address = _address()
+    runs = [
+        toy_launch.start(
+            tmp_path / "run",
+            *EVALUATE,
+            *(("--gin.EvalConfig.num_examples=0",) if process == 0 else ()),
+            f"--coordinator={address}",
+            "--num_processes=2",
+            f"--process_id={process}",
+            mode="eval",
+        )
+        for process in (0, 1)
+    ]
+    assert _codes(runs, 600) == [2, 2]
+    wrong, other = (run.stdout.read() for run in runs)
+    assert "evaluate at least one" in wrong and "this one ends, too" not in wrong
+    assert "host 0 has ended with exit code 2 and says why: this one ends, too" in other
+
+
+@pytest.mark.slow
 def test_a_process_whose_others_never_start_ends_and_says_so():
     lines = (
         "from spatial_core.train import distributed",
