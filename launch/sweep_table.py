@@ -129,7 +129,9 @@ def _scores(document: dict[str, Any]) -> Any:
     """What a report says of all clips, by model; not of groups of them, nor what others published."""
     if "localizers" in document:
         return {name: result["overall"] for name, result in document["localizers"].items()}
-    if "results" in document:  # the first is the run's own, under a name that says which run it is
+    if document.get(
+        "results"
+    ):  # the first is the run's own, under a name that says which run it is
         own, *others = document["results"]
         return {
             "model": document["results"][own],

@@ -4,7 +4,8 @@
 A corpus of a few hundred sentences is learned by heart long before a language model learns to repeat what it
 hears. A mono ear that hands over words (`backbones/word_slots.py`) makes it easy to say something else: words
 of all talkers in any order, in the transcript and in the slots in which they are heard. Nothing is left to
-remember then. Around them stay the ear's features of what was really said.
+remember then. The ear's features stay, which tell what was really said: a model that hears them can still know a
+sentence by heart, so leave their map untrained (gin/llm_bridge/small_training.gin).
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ def with_other_words(
         return drawn[:1].upper() + drawn[1:] + "."
 
     return tuple(
-        dataclasses.replace(talker, transcript=said(talker)) if talker.transcript else talker
+        dataclasses.replace(talker, transcript=said(talker))
+        if talker.transcript.split()
+        else talker
         for talker in talkers
     )
 

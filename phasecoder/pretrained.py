@@ -73,7 +73,7 @@ class Encoder:
         self.task = task
         self.config = dict(config or {})
         self.card = card
-        self._params = self._placed = jax.device_put(params)
+        self._params = jax.device_put(params)
         self._predict = jax.jit(task.predict)
         self._ready: set[tuple[int, int]] = set()
 
@@ -120,7 +120,7 @@ class Encoder:
     def _answer(self, padded: Batch) -> dict[str, jax.Array]:
         from spatial_core.train import partition
 
-        return self._predict(self._placed, partition.beside(self._placed, padded))
+        return self._predict(self._params, partition.beside(self._params, padded))
 
     def spread(self) -> Encoder:
         """This encoder, from now on on all devices of this process: each answers its share of the clips.
@@ -131,7 +131,7 @@ class Encoder:
 
         from spatial_core.train import partition
 
-        self._placed = jax.device_put(self._params, partition.whole_here())
+        self._params = jax.device_put(self._params, partition.whole_here())
         return self
 
     def tokens(

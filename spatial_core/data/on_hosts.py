@@ -3,8 +3,8 @@
 
 As in a Beam pipeline each shard's entry is left beside it, and whole shards are kept. An entry says in which
 run it was written: process 0 goes by those of its own run alone, because what an earlier one left may be
-damaged, and its maker about to replace it. All processes must reach the folder. A process that dies is noticed by jax.distributed, which ends the others; the same
-command goes on, on any number of processes.
+damaged, and its maker about to replace it. All processes must reach the folder. A process that dies is
+noticed by jax.distributed, which ends the others; the same command goes on, on any number of processes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from spatial_core.io import places
 def engine(host: int, hosts: int, run: str) -> Engine:
     """The engine of process `host` of `hosts`: shard n is made by process n % hosts.
 
-    run: a name that all processes of this run give, and those of no other run. Process 0 returns when all shards are there, the others when their own are.
+    run: a name that all processes of this run give, and those of no other run. Process 0 returns when all
+    shards are there, the others when their own are.
     """
     return partial(_make, host, hosts, run)
 

@@ -59,9 +59,10 @@ def make_folder(folder: Path) -> None:
             folder
         ):  # a bucket has no folders; asked for one, its client makes the bucket
             folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".writable-{os.getpid()}"
+        # Hosts in containers often have one process number.
+        probe = folder / f".writable-{uuid.uuid4().hex}"
         probe.write_text("")
-        probe.unlink()
+        probe.unlink(missing_ok=True)
     except (OSError, ImportError) as error:
         raise InputError(_unwritable(folder, error)) from error
     except Exception as error:

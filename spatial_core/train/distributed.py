@@ -28,8 +28,10 @@ HOSTS_VARIABLE = "LAUNCH_HOSTS"
 _LEAST_HEARTBEAT = 5
 _LAST_WORDS_SECONDS = 5.0
 _END = "spatial_audio/end"
+_MET = ".met-"
 A_WEEK = 7 * 24 * 3600
 JOIN_SECONDS = 300.0
+"""How long a process waits for the others to be started."""
 MEET_SECONDS = 90.0
 """A network disk (NFS) may hide a new file for a minute."""
 
@@ -59,30 +61,37 @@ def initialize(
     limits: dict[str, Any] = {
         "heartbeat_timeout_seconds": heartbeat_seconds,
         "shutdown_timeout_seconds": end_seconds,
+        # Later than our own end, which says what to do.
         "initialization_timeout": int(JOIN_SECONDS) + 60,
     }
     jax.config.update("jax_enable_preemption_service", hear_sigterm)
     given = [value is not None for value in (coordinator, processes, process)]
     if all(given):
-        with _others_awaited(f"process {process} of {processes} at {coordinator}"):
+        with _others_awaited(
+            f"process {process} of {processes} at {coordinator}",
+            "was started, with the same --coordinator and --num_processes and a --process_id of its own, and "
+            "reaches the port of process 0",
+        ):
             jax.distributed.initialize(coordinator, processes, process, **limits)
     elif any(given):
         raise InputError("give --coordinator, --num_processes and --process_id together, or none")
     elif "," in os.environ.get("TPU_WORKER_HOSTNAMES", "") or _launched_hosts() > 1:
-        with _others_awaited("this host"):
+        with _others_awaited(
+            "this host",
+            "was started: all pods or workers of the slices, as many as TPU_WORKER_HOSTNAMES or "
+            f"{HOSTS_VARIABLE} says",
+        ):
             jax.distributed.initialize(**limits)
 
 
 @contextlib.contextmanager
-def _others_awaited(who: str) -> Iterator[None]:
+def _others_awaited(who: str, check: str) -> Iterator[None]:
     """Ends this process if the others do not join; jax would abort it with a stack of its own."""
 
     def end() -> None:
         print(
             f"error: {who} has waited {JOIN_SECONDS:.0f} s for the other processes of the run, and not all have "
-            "come: see whether each was started, with the same --coordinator and --num_processes and a "
-            "--process_id of its own, and reaches the port of process 0. The same command, on all hosts, "
-            "tries again",
+            f"come: see whether each {check}. The same command, on all hosts, tries again",
             file=sys.stderr,
             flush=True,
         )
@@ -115,39 +124,54 @@ def several() -> bool:
 def meet_in(folder: Path, say: Callable[[str], None] = print) -> str:
     """A name that all processes of this run get, and those of no other run; all have to ask for it.
 
-    InputError on all unless each of them reaches the folder, in which they will wait for files of each
-    other: process 0 leaves one of that name there, and the others look for it.
+    InputError on all unless each of them can hand files to process 0 and take its files there: each leaves
+    one of that name, process 0 looks for all of them and the others for its own.
     """
     drawn = np.frombuffer(os.urandom(8), np.uint8)
     if not several():
         return drawn.tobytes().hex()
-    first = jax.process_index() == 0
-    if first:
-        places.make_folder(folder)
-        _met_at(folder, drawn.tobytes().hex()).write_text("")
+    own, hosts = jax.process_index(), range(jax.process_count())
+    failed: Exception | None = None
+    if own == 0:
+        try:
+            places.make_folder(folder)
+            for old in [path for path in folder.iterdir() if path.name.startswith(_MET)]:
+                old.unlink(missing_ok=True)  # of a run that was killed here
+        except (InputError, OSError) as error:
+            failed = error
+    # Nobody writes before this, so that nothing of this run is removed.
     name = bytes(np.asarray(multihost_utils.broadcast_one_to_all(drawn), np.uint8)).hex()
-    token = _met_at(folder, name)
+    files = {host: folder / f"{_MET}{name}-{host}" for host in hosts}
+    wanted = {host: files[host] for host in (hosts if own == 0 else (0,))}
 
     def missing() -> str:
-        return "" if token.is_file() else "a file of host 0"
+        lacking = [str(host) for host, path in wanted.items() if not path.is_file()]
+        return f"a file of host {', '.join(lacking)}" if lacking else ""
 
-    places.forget_listings(folder)
-    seen = places.wait_for(folder, missing, say, MEET_SECONDS)
+    seen = False
+    try:
+        if failed is None:
+            files[own].write_text("")
+            places.forget_listings(folder)
+            seen = places.wait_for(folder, missing, say, MEET_SECONDS)
+    except (
+        Exception
+    ) as error:  # a bucket's client has classes of its own; all hosts hear of it below
+        failed = error
     all_seen = np.asarray(multihost_utils.process_allgather(np.array(seen)))
-    if first:
-        token.unlink(missing_ok=True)
+    with contextlib.suppress(Exception):
+        files[own].unlink(missing_ok=True)
+    if isinstance(failed, InputError):
+        raise failed
     if not all_seen.all():
         blind = ", ".join(str(host) for host in np.flatnonzero(~all_seen))
         raise InputError(
-            f"host {blind} of {len(all_seen)} does not see what host 0 writes to {places.absolute(folder)}, where "
+            f"host {blind} of {len(all_seen)} does not see files of the others in {places.absolute(folder)}, where "
             "the hosts of a run hand over files: give all of them the same --workdir, on a disk that all have "
-            "mounted there, or in a bucket (gs://...)"
-        )
+            "mounted there and may write to, or in a bucket (gs://...)"
+            + (f" (here: {type(failed).__name__}: {failed})" if failed else "")
+        ) from failed
     return name
-
-
-def _met_at(folder: Path, name: str) -> Path:
-    return folder / f".met-{name}"
 
 
 def tell_end(code: int, why: str) -> None:
@@ -186,14 +210,18 @@ def lost_another(error: Exception) -> RuntimeError | None:
 
 
 def leave(code: int) -> None:
-    """Ends this process of several at once, after an error; does nothing where there is only one.
+    """Ends this process of several at once, after an error; does nothing where there is only one."""
+    if several():
+        tell_end(code, f"has ended with exit code {code} and says why")
+        end_now(code)
 
-    An orderly exit would wait for the others, who wait for this one. Process 0 gives the others a moment,
-    because with it their connection goes: if they failed for the same reason, they can say so.
+
+def end_now(code: int) -> None:
+    """Ends this process of several; an orderly exit would wait for the others, who wait for this one.
+
+    Process 0 gives the others a moment, because with it their connection goes: they have to hear of the end,
+    and if they failed for the same reason they can say so.
     """
-    if not several():
-        return
-    tell_end(code, f"has ended with exit code {code} and says why")
     sys.stdout.flush()
     sys.stderr.flush()
     if jax.process_index() == 0:

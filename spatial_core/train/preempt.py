@@ -6,6 +6,7 @@ Where there is no loop, several processes stop at once and together.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -98,15 +99,30 @@ def _heard_by_thread(number: int, frame: FrameType | None) -> None:
 def _end_when_told(
     heard: socket.socket, _noted: socket.socket, codes: Mapping[signal.Signals, int]
 ) -> None:
+    try:
+        _listen(heard, codes)
+    except Exception as error:
+        # Without this thread nobody would hear a signal any more.
+        _say(f"error: cannot listen for the end of other processes: {error!r}")
+        distributed.leave(1)
+
+
+def _listen(heard: socket.socket, codes: Mapping[signal.Signals, int]) -> None:
     while True:
         ready, _, _ = select.select([heard], [], [], _POLL_SECONDS)
         came = [number for number in heard.recv(64) if number in codes] if ready else []
         if came:
-            name = signal.Signals(came[0]).name
-            distributed.tell_end(codes[signal.Signals(came[0])], f"was stopped by {name}")
-            os.write(2, f"\n{name}: stopping, with all processes of this run\n".encode())
-            distributed.leave(codes[signal.Signals(came[0])])
+            name, code = signal.Signals(came[0]).name, codes[signal.Signals(came[0])]
+            distributed.tell_end(code, f"was stopped by {name}")
+            _say(f"{name}: stopping, with all processes of this run")
+            distributed.end_now(code)
         told = distributed.told_end()
         if told is not None:
-            os.write(2, f"\n{told[1]}: this one ends, too\n".encode())
-            os._exit(told[0])
+            _say(f"{told[1]}: this one ends, too")
+            distributed.end_now(told[0])
+
+
+def _say(text: str) -> None:
+    """A line to stderr, past what the main thread may hold; nobody may be reading it."""
+    with contextlib.suppress(OSError):
+        os.write(2, f"\n{text}\n".encode())

@@ -63,6 +63,28 @@ def test_a_signal_to_one_stops_an_evaluation_of_both(tmp_path, stopped, name, co
 
 
 @pytest.mark.slow
+def test_a_signal_to_one_of_three_stops_all_with_its_code(tmp_path):
+    """Process 0, over which they hear of each other, waits until the last one has."""
+    workdir, address = tmp_path / "run", _address()
+    runs = [
+        toy_launch.start(
+            workdir,
+            *EVALUATE,
+            f"--coordinator={address}",
+            "--num_processes=3",
+            f"--process_id={process}",
+            mode="eval",
+            log=tmp_path / f"{process}.log",
+        )
+        for process in range(3)
+    ]
+    for process in range(3):
+        _say_until(tmp_path / f"{process}.log", "evaluate ", runs)
+    runs[2].send_signal(signal.SIGINT)
+    assert _codes(runs, 20) == [130, 130, 130]
+
+
+@pytest.mark.slow
 def test_a_bank_of_both_is_stopped_and_finished_with_the_bytes_of_one(tmp_path):
     workdir = tmp_path / "bank"
     runs = toy_launch.start_two(workdir, *BANK, devices=1, mode="generate")
@@ -104,7 +126,7 @@ def test_processes_without_a_folder_in_common_end_soon_and_say_so(tmp_path):
     assert _codes(runs, 300) == [2, 2]
     for run in runs:
         said = run.stdout.read()
-        assert f"host 1 of 2 does not see what host 0 writes to {tmp_path}/host" in said
+        assert f"host 0, 1 of 2 does not see files of the others in {tmp_path}/host" in said
         assert "give all of them the same --workdir" in said
     assert _files(tmp_path / "host0" / "run") == _files(tmp_path / "host1" / "run") == set()
 

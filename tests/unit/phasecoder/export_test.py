@@ -56,7 +56,7 @@ def test_non_contiguous_parameters_are_stored_by_value(tmp_path):
 
 
 def test_half_a_release_is_read_in_the_types_that_were_written(tmp_path):
-    """bfloat16 keeps 8 significant bits: relative errors up to 2^-9; other types stay as they are."""
+    """bfloat16 keeps 8 significant bits: relative errors up to 2^-8; other types stay as they are."""
     whole = export.write_release(tmp_path / "whole", _params(), {}, "") / export.TENSOR_FILE
     half = export.write_release(tmp_path / "half", _params(), {}, "", half=True)
     assert (half / export.TENSOR_FILE).stat().st_size == whole.stat().st_size - 2 * 13
