@@ -160,6 +160,10 @@ class BridgeModel:
         named, yes = _read(chosen, parsed.value)
         talkers = once(named)
         told = () if talkers == named else ("the model named one place twice: told as one talker",)
+        if chosen in (3, 4) and not _hears_words(self.trained.task.backbone):
+            told += (
+                f"the model {self.trained.name!r} was taught no words, so it cannot say what is said",
+            )
         return Answer(
             text=text,
             question=question,
@@ -273,6 +277,11 @@ def _levelled(mono: NDArray[np.float32], speech: NDArray[np.bool_]) -> NDArray[n
     loud = np.repeat(speech, HOP)[: len(mono)]
     rms = float(np.sqrt(np.mean(np.square(mono[loud], dtype=np.float64))))
     return np.clip(mono * np.float32(_RMS / rms), -1.0, 1.0) if rms > 0 else mono
+
+
+def _hears_words(backbone: object) -> bool:
+    """Whether what is said can be in the answers: `tiny` is from scratch, and its vocabulary that of places."""
+    return getattr(backbone, "system", True)
 
 
 def _read(task: int, value: Any) -> tuple[tuple[Spoken, ...], bool | None]:

@@ -113,7 +113,7 @@ def _run(arguments: argparse.Namespace) -> int:
         heard = model.hear(sound)
         answers = [
             _answer(model, heard, question, arguments)
-            for question in _questions(arguments.question)
+            for question in _questions(arguments.question, arguments.json)
         ]
     if not arguments.json:
         _print_notes(heard, answers)
@@ -169,7 +169,7 @@ def _answer(
     return answer
 
 
-def _questions(given: str | None) -> Iterator[str]:
+def _questions(given: str | None, as_json: bool) -> Iterator[str]:
     """The one of the command line, else those of standard input."""
     if given is not None:
         yield given
@@ -182,6 +182,8 @@ def _questions(given: str | None) -> Iterator[str]:
         if not line:
             return
         if line.strip():
+            if not (asked or as_json):  # answers among answers, and nobody sees what was typed
+                print(f"> {line.strip()}", flush=True)
             yield line.strip()
 
 

@@ -267,7 +267,9 @@ def test_the_command_as_json_and_with_questions_line_by_line(
     with questions.open() as file:
         monkeypatch.setattr("sys.stdin", file)
         assert command(recording, "--mics", MICS) == 0
-    assert capsys.readouterr().out.splitlines()[:2] == ["yes", "yes"] and len(asked) == 3
+    told = capsys.readouterr().out.splitlines()
+    assert told[:2] == ["> Is it left?", "yes"] and told[2].startswith("> ") and told[3] == "yes"
+    assert len(asked) == 3
 
 
 @pytest.mark.parametrize(
