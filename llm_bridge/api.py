@@ -25,9 +25,9 @@ from llm_bridge.layout import MAX_SOFT, make_row
 from llm_bridge.protocol import AudioEncoder
 from llm_bridge.qa.answers import parse_answer
 from llm_bridge.qa.book import QuestionBook
-from llm_bridge.routing import check_task
+from llm_bridge.routing import check_task, is_recognised
 from llm_bridge.sound import Sound, read_sound
-from llm_bridge.spoken import Spoken, once
+from llm_bridge.spoken import CONVENTION, Spoken, once
 from llm_bridge.tokens.encode import encode_clips, encoder_digest
 from llm_bridge.tokens.record import Clip
 from llm_bridge.trained import Trained
@@ -82,8 +82,9 @@ class Answer:
         return "\n".join(f"{each[0].upper()}{each[1:]}" for each in talkers) or "Nobody talks"
 
     def to_json(self, indent: int | None = 2) -> str:
-        """All fields as JSON; indent None: on one line."""
-        return json.dumps(dataclasses.asdict(self), indent=indent, ensure_ascii=False)
+        """All fields as JSON, and the convention of the angles; indent None: on one line."""
+        told = {**dataclasses.asdict(self), "convention": CONVENTION}
+        return json.dumps(told, indent=indent, ensure_ascii=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,6 +164,11 @@ class BridgeModel:
         if chosen in (3, 4) and not _hears_words(self.trained.task.backbone):
             told += (
                 f"the model {self.trained.name!r} was taught no words, so it cannot say what is said",
+            )
+        if task is None and not is_recognised(question):
+            told += (
+                "the question is of no known kind, so it was taken for 'where is everybody': the model "
+                "answers about places, yes-or-no questions about them, and what is said",
             )
         return Answer(
             text=text,

@@ -26,6 +26,9 @@ _WORDS = re.compile(
 _PLACES_WANTED = re.compile(
     r"\b(where|places?|spots?|positions?|locations?|locate|localize|localise|angles?|comes? from)\b"
 )
+_PLACE_ASKED = re.compile(
+    r"\b(where\w*|who|find|point|which (way|side)|sides?|directions?|distances?|how (far|close)|azimuths?|elevations?)\b"
+)
 _REQUEST = re.compile(
     r"^(please |(can|could|will|would) you (please |kindly )?)"
     r"(?=(tell|give|show|list|name|transcribe|write|type|repeat|locate|find)\b)"
@@ -56,6 +59,13 @@ def guess_task(question: str) -> int:
     if words:
         return 4 if one else 3
     return 1
+
+
+def is_recognised(question: str) -> bool:
+    """Whether a question's words say what it asks; any other one is taken for "where is everybody"."""
+    text = " ".join(question.casefold().split())
+    patterns = (_PLACE_ASKED, _PLACES_WANTED, _ONE_TALKER)
+    return guess_task(question) != 1 or any(pattern.search(text) for pattern in patterns)
 
 
 def check_task(task: int | None, question: str) -> int:

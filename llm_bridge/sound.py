@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from llm_bridge.layout import MAX_SECONDS, MAX_SOFT, token_count
-from phasecoder.api import MicsInput
+from phasecoder.api import MicsInput, array_notes, fault_notes
 from phasecoder.recording import AudioInput, open_recording
 from spatial_core.data.records import HOP, SAMPLE_RATE
 from spatial_core.errors import InputError
@@ -37,12 +38,17 @@ def read_sound(
     array = load_array(mics)
     first, last = _span(start, seconds)
     recording = open_recording(audio, array, sample_rate)
+    if isinstance(audio, str | Path | np.ndarray):  # a live source would be waited for
+        recording.look_ahead()
     blocks: list[NDArray[np.float32]] = []
+    taken = 0  # recording.samples counts what was looked ahead, too
     for block in recording:
         blocks.append(block)
-        if recording.samples > last:
+        taken += block.shape[1]
+        if taken > last:
             break
-    notes = tuple(dict.fromkeys(recording.finish()))
+    notes = [*recording.finish(), *array_notes(array)]
+    notes += fault_notes(recording, array, mics, audio)
     samples = np.concatenate(blocks, axis=1)[:, first:last]
     count = token_count(samples.shape[1])
     if count == 0:
@@ -52,7 +58,7 @@ def read_sound(
             f"{recording.name} is longer than {MAX_SECONDS:.0f} s, all that the language model hears "
             "at once: choose a part, such as start=0, seconds=30 (--start 0 --seconds 30)"
         )
-    return Sound(samples, array, notes, recording.name)
+    return Sound(samples, array, tuple(dict.fromkeys(notes)), recording.name)
 
 
 def _span(start: float, seconds: float | None) -> tuple[int, int]:

@@ -98,7 +98,7 @@ def localize(
         recording.look_ahead()
     encoder = _load_model(model)
     parts = list(_predict_blocks(recording, array, encoder, hop))
-    notes = [*recording.finish(), *_array_notes(array)]
+    notes = [*recording.finish(), *array_notes(array)]
     answer = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
     grid = answer.pop("azimuth_grid")[0] if "azimuth_grid" in answer else None
     loud = float(np.quantile(answer["level_db"], 0.95))
@@ -108,7 +108,7 @@ def localize(
     columns = _settle(answer, speech, ambiguity)
     overall = _overall(answer, columns, speech, grid, ambiguity, context, hop / SAMPLE_RATE)
     if overall is not None:
-        notes += _doubts(overall, _fault_notes(recording, array, _check_command(mics, audio)))
+        notes += _doubts(overall, fault_notes(recording, array, mics, audio))
     elif not silent.all():
         notes.append(
             "there is sound, but no speech: this model locates talkers only; "
@@ -213,7 +213,8 @@ TRAINED_APERTURE = 0.4
 """Metres: random arrays in a ball of 26 cm are hardly wider; beyond, a wrong unit is likelier."""
 
 
-def _array_notes(array: MicArray) -> list[str]:
+def array_notes(array: MicArray) -> list[str]:
+    """What an array cannot tell apart, which of its microphones are used, and whether it is strangely wide."""
     note = Ambiguity.of(array).note()
     notes = [] if note is None else [note]
     if array.num_mics > MAX_MICS:
@@ -231,14 +232,19 @@ def _array_notes(array: MicArray) -> list[str]:
     return notes
 
 
-def _fault_notes(recording: Recording, array: MicArray, command: str) -> list[str]:
-    """A warning if the delays between channels contradict the array; nothing is said of good ones."""
+def fault_notes(
+    recording: Recording, array: MicArray, mics: MicsInput, audio: AudioInput
+) -> list[str]:
+    """A warning if the delays between channels contradict the array; nothing is said of good ones.
+
+    mics, audio: what the user gave, for the command that tells more.
+    """
     fault = delay_fault(array, recording.excerpt, SAMPLE_RATE, spread_microphones(array))
     if fault is None:
         return []
     return [
         f"the delays between channels do not fit this array (it looks as if {fault}), so the "
-        f"directions are likely wrong: next, `{command}`"
+        f"directions are likely wrong: next, `{_check_command(mics, audio)}`"
     ]
 
 

@@ -16,13 +16,14 @@ import llm_bridge
 from llm_bridge import api, cli
 from llm_bridge.api import BridgeModel, Spoken, ask, ask_stream, read_sound
 from llm_bridge.qa.book import QuestionBook
-from llm_bridge.routing import guess_task
+from llm_bridge.routing import guess_task, is_recognised
 from llm_bridge.shipped import SHIPPED
 from llm_bridge.spoken import once
 from llm_bridge.trained import load
 from spatial_core.data.records import HOP, SAMPLE_RATE
 from spatial_core.errors import InputError
 from tests.unit.llm_bridge.released import BACKBONE, LevelEncoder, of_another_encoder, release
+from tests.unit.phasecoder.plane_wave import plane_wave
 
 MICS = "tetrahedron"
 RNG = np.random.default_rng(0)
@@ -183,6 +184,44 @@ def test_one_place_named_twice_is_one_talker_unless_other_words_come_from_there(
 
 
 @pytest.mark.parametrize(
+    ("question", "known"),
+    [
+        ("What time is it?", False),
+        ("hello", False),
+        ("Which way is the voice?", True),
+        ("How far off?", True),
+        ("Who is talking?", True),
+        ("How many people talk?", False),
+        ("Is anyone behind me?", True),
+    ],
+)
+def test_what_cannot_be_asked_is_told(model, says, question, known):
+    says("azimuth_degrees_1=060, elevation_degrees_1=090, distance_meters_1=22")
+    answer = ask(SOUND, MICS, question, model, sample_rate=SAMPLE_RATE)
+    assert any("of no known kind" in note for note in answer.notes) != known
+    if not known:  # who says which task it is means it
+        meant = ask(SOUND, MICS, question, model, sample_rate=SAMPLE_RATE, task=1)
+        assert not any("of no known kind" in note for note in meant.notes)
+
+
+def test_every_wording_of_the_book_is_of_a_known_kind():
+    book = QuestionBook.load()
+    for kinds in book.questions.values():
+        for wordings in kinds.values():
+            for wording in wordings:
+                assert is_recognised(wording.format(azimuth=40, distance="1.2", angle=60)), wording
+
+
+def test_delays_that_contradict_the_array_are_told():
+    arrives = plane_wave("nao_8", 35, 10, seconds=3.0)
+    right = read_sound(arrives, "nao_8", SAMPLE_RATE)
+    wrong = read_sound(arrives[[0, 6, 2, 3, 4, 5, 1, 7]], "nao_8", SAMPLE_RATE)
+    assert not any("do not fit this array" in note for note in right.notes)
+    (note,) = [note for note in wrong.notes if "do not fit this array" in note]
+    assert "channels 2 and 7" in note and "phasecoder array check nao_8" in note
+
+
+@pytest.mark.parametrize(
     ("sound", "message"),
     [
         (SOUND[:3], "3 channels"),
@@ -195,6 +234,17 @@ def test_one_place_named_twice_is_one_talker_unless_other_words_come_from_there(
 def test_unusable_recordings_are_refused(model, sound, message):
     with pytest.raises(InputError, match=message):
         ask(sound, MICS, LEFT, model, sample_rate=SAMPLE_RATE)
+
+
+@pytest.mark.parametrize(("start", "seconds"), [(5, 10), (12, 5), (22, 5), (0.5, 20)])
+def test_a_part_of_a_recording_is_that_part_wherever_it_lies(tmp_path, start, seconds):
+    """Also where more was looked ahead at than the part has."""
+    sound = (0.02 * RNG.standard_normal((4, 28 * SAMPLE_RATE))).astype(np.float32)
+    soundfile.write(tmp_path / "room.wav", sound.T, SAMPLE_RATE, subtype="FLOAT")
+    part = sound[:, round(start * SAMPLE_RATE) :][:, : seconds * SAMPLE_RATE]
+    for given, rate in ((sound, SAMPLE_RATE), (tmp_path / "room.wav", None)):
+        read = read_sound(given, MICS, rate, start=start, seconds=seconds)
+        np.testing.assert_array_equal(read.samples, part)
 
 
 def test_a_part_of_a_long_recording():
@@ -261,7 +311,8 @@ def test_the_command_as_json_and_with_questions_line_by_line(
 ):
     asked = says("yes")
     assert command(recording, "--mics", MICS, "Is it left?", "--json") == 0
-    assert json.loads(capsys.readouterr().out)["yes"] is True
+    said = json.loads(capsys.readouterr().out)
+    assert said["yes"] is True and "90 in front" in said["convention"]
     questions = tmp_path / "questions.txt"
     questions.write_text("Is it left?\n\nIs it right?\n")
     with questions.open() as file:
