@@ -62,6 +62,11 @@ class SavedBridge:
         found = self.metadata.get("lora")
         return None if found is None else LoraConfig(**found, dropout=0.0)
 
+    @property
+    def cycle(self) -> int:
+        """Words in which its projector says a place; one if nothing is said of it, as the paper's."""
+        return int(self.metadata.get("cycle", 1))
+
     def require(self, wanted: Mapping[str, Any]) -> None:
         """InputError with both values of all that differs, unless the bridge belongs to `wanted`.
 

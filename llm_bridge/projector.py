@@ -17,15 +17,29 @@ TOKEN_WIDTH = 256
 
 
 class Projector(nnx.Module):
-    """Linear, GELU, Linear: w -> d -> d. From PhaseCoder's 256 to 2048 it has 4.72 million parameters."""
+    """Linear, GELU, Linear: w -> d -> d. From PhaseCoder's 256 to 2048 it has 4.72 million parameters.
 
-    def __init__(self, width: int, token_width: int = TOKEN_WIDTH, *, rngs: nnx.Rngs):
+    cycle: output layers, which take turns: token k goes through layer k mod cycle, so that a place that is
+    heard for a second can be said in several words, one after the other. The paper's has one.
+    """
+
+    def __init__(
+        self, width: int, token_width: int = TOKEN_WIDTH, cycle: int = 1, *, rngs: nnx.Rngs
+    ):
         self.expand = nnx.Linear(token_width, width, rngs=rngs)
-        self.out = nnx.Linear(width, width, rngs=rngs)
+        self.out = nnx.Linear(width, cycle * width, rngs=rngs)
+
+    def turns(self, tokens: Float[Array, "... w"]) -> Float[Array, "... c d"]:
+        """What each output layer makes of each token."""
+        hidden = jax.nn.gelu(self.expand(tokens), approximate=False)
+        said = self.out(hidden)
+        return said.reshape(*said.shape[:-1], -1, hidden.shape[-1])
 
     def __call__(self, tokens: Float[Array, "b k w"]) -> Float[Array, "b k d"]:
         """Soft tokens, float32."""
-        return self.out(jax.nn.gelu(self.expand(tokens), approximate=False))
+        turns = self.turns(tokens)
+        turn = (jnp.arange(tokens.shape[1]) % turns.shape[2])[None, :, None, None]
+        return jnp.take_along_axis(turns, turn, axis=2)[:, :, 0]
 
 
 def fit_projector(
@@ -37,15 +51,19 @@ def fit_projector(
     rate: float = 3e-3,
     seed: int = 0,
 ) -> tuple[Params, float]:
-    """A projector from tokens [n, w] to embeddings [n, d], and the share of their variance that it tells."""
-    projector = Projector(wanted.shape[1], tokens.shape[1], rngs=nnx.Rngs(seed))
-    graph, params = nnx.split(projector)
+    """A projector from tokens [n, w] to embeddings [n, d], and the share of their variance that it tells.
+
+    For a projector with a cycle of c, wanted is what each output layer should say: [n, c, d].
+    """
+    wanted = wanted if wanted.ndim == 3 else wanted[:, None]
+    _, cycle, width = wanted.shape
+    graph, params = nnx.split(Projector(width, tokens.shape[1], cycle, rngs=nnx.Rngs(seed)))
     schedule = optax.cosine_decay_schedule(rate, steps)
     optimizer = optax.adam(schedule)
     scale = float(np.mean(wanted**2))
 
-    def loss(params: nnx.State, x: Float[Array, "b w"], y: Float[Array, "b d"]) -> jax.Array:
-        return jnp.mean((nnx.merge(graph, params)(x) - y) ** 2) / scale
+    def loss(params: nnx.State, x: Float[Array, "b w"], y: Float[Array, "b c d"]) -> jax.Array:
+        return jnp.mean((nnx.merge(graph, params).turns(x) - y) ** 2) / scale
 
     @jax.jit
     def step(params: nnx.State, moments: optax.OptState, x: Array, y: Array) -> tuple:

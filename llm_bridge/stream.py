@@ -28,6 +28,7 @@ from llm_bridge.qa.plan import check_weights, plan_questions
 from llm_bridge.tokens.audio_cache import AudioCache
 from llm_bridge.tokens.record import Talker
 from llm_bridge.tokens.token_set import TokenSet
+from spatial_core.config.resolved import UNSAID
 from spatial_core.data.prefetch import iterate_steps
 from spatial_core.data.records import HOP, SAMPLE_RATE
 from spatial_core.errors import InputError
@@ -98,6 +99,8 @@ class QuestionStream:
         if not named); fewer than stages: 1 for all in the rest.
       book: JSON file of question wordings; None for those that ship.
       source: mono audio that is heard, "audio" (dry) or "mixed".
+      mono: False: no mono audio is heard, which makes the rows of questions about places (tasks 1, 2 and 5) a
+        quarter shorter.
       spliced: conversations made anew of two others for every pass, as a share of the clips.
       reworded: conversations of which only the places stay and the words are others, made anew for every
         pass, as a share of the clips; for a backbone that hears words.
@@ -114,6 +117,7 @@ class QuestionStream:
     weights: tuple[Mapping[str, float], ...] = ()
     book: str | None = None
     source: str = "audio"
+    mono: bool = field(default=True, metadata=UNSAID)
     spliced: float = 0.0
     reworded: float = 0.0
     soft: int = MAX_SOFT
@@ -163,6 +167,11 @@ class QuestionStream:
                 raise InputError(
                     f"QuestionStream.stages has {stage}: (steps, questions of task 1, 2, ... up to 5), "
                     "at least one step and one question"
+                )
+            if not self.mono and (any(stage[3:5]) or self.reworded):
+                raise InputError(
+                    f"QuestionStream.mono is False, but the stage {stage} (or `reworded`) is about words, "
+                    "which nobody could hear: ask Tasks 1, 2 and 5 alone"
                 )
 
     @property
@@ -288,7 +297,7 @@ class QuestionStream:
                 tokens, audio = splice.joined((tokens, audio), second, *both, self.soft)
             if about.reworded:
                 audio = reword.heard(audio, about.talkers, self.backbone.tokenizer)
-            heard.append((tokens, audio))
+            heard.append((tokens, audio if self.mono else audio[:0]))
         return Clips(tuple(t for t, _ in heard), [a for _, a in heard], ())
 
     def iterate(
@@ -308,7 +317,15 @@ def question_batch(
 ) -> dict[str, np.ndarray]:
     """The arrays that `BridgeTask.loss` reads, for (clip, question) of each row."""
     rows = [
-        make_row(backbone, q.system, q.user, len(clips.tokens[clip]), q.answer) for clip, q in asked
+        make_row(
+            backbone,
+            q.system,
+            q.user,
+            len(clips.tokens[clip]),
+            q.answer,
+            mono=len(clips.audio[clip]),
+        )
+        for clip, q in asked
     ]
     return {
         **pad_rows(rows, backbone.ids.pad, length),

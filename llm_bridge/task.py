@@ -25,6 +25,7 @@ from llm_bridge.layout import MAX_SOFT, MONO, SPATIAL, checked_soft, pad_soft, r
 from llm_bridge.lora import LoraConfig
 from llm_bridge.projector import TOKEN_WIDTH, Projector
 from llm_bridge.protocol import Backbone
+from spatial_core.config.resolved import UNSAID
 from spatial_core.errors import InputError
 from spatial_core.nn.functional import Functional
 from spatial_core.train.task import Exhibit, merge_params
@@ -46,13 +47,14 @@ class Bridge(nnx.Module):
         backbone: Backbone,
         lora: LoraConfig | None,
         token_width: int = TOKEN_WIDTH,
+        cycle: int = 1,
         *,
         rngs: nnx.Rngs,
     ):
         self.model = backbone.build(rngs)
         if lora is not None:
             adapters.attach(self.model, lora, rngs)
-        self.projector = Projector(backbone.width, token_width, rngs=rngs)
+        self.projector = Projector(backbone.width, token_width, cycle, rngs=rngs)
 
     def embed(
         self,
@@ -89,6 +91,7 @@ class BridgeTask:
       lora: adapters; None for a model that is trained as a whole.
       soft, length, answer_length: soft tokens of each stream, ids of a row and of its answer in a
         batch; shapes are fixed, so that one program serves all batches.
+      cycle: words in which the projector says a place, one after the other (`Projector`); the paper's: 1.
     """
 
     backbone: Backbone
@@ -96,6 +99,7 @@ class BridgeTask:
     soft: int = MAX_SOFT
     length: int = 1024
     answer_length: int = 160
+    cycle: int = field(default=1, metadata=UNSAID)
 
     def __post_init__(self) -> None:
         if not 1 <= self.soft <= MAX_SOFT:
@@ -104,6 +108,8 @@ class BridgeTask:
             raise InputError(
                 f"BridgeTask.length is {self.length}: {2 * self.soft + 4} ids go to the soft tokens alone"
             )
+        if self.cycle < 1:
+            raise InputError(f"BridgeTask.cycle is {self.cycle}: at least 1")
 
     @property
     def name(self) -> str:
@@ -119,7 +125,8 @@ class BridgeTask:
     @property
     def metadata(self) -> dict[str, Any]:
         """What checkpoints depend on in the language model; see `adapters.model_metadata`."""
-        return model_metadata(self.backbone, self.lora)
+        described = model_metadata(self.backbone, self.lora)
+        return described if self.cycle == 1 else {**described, "cycle": self.cycle}
 
     @functools.cached_property
     def _functional(self) -> Functional:
@@ -127,7 +134,7 @@ class BridgeTask:
 
     def build(self, rngs: nnx.Rngs) -> Bridge:
         """The model with fresh parameters."""
-        return Bridge(self.backbone, self.lora, rngs=rngs)
+        return Bridge(self.backbone, self.lora, cycle=self.cycle, rngs=rngs)
 
     @property
     def mono_soft(self) -> int:

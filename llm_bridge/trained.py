@@ -83,7 +83,7 @@ def load(
     # What is wrong with its file is said before gigabytes of weights are read.
     _ = built.tokenizer
     saved.require(model_metadata(built, saved.lora))
-    task = BridgeTask(built, lora=saved.lora)
+    task = BridgeTask(built, lora=saved.lora, cycle=saved.cycle)
     trained = saved.fitted(jax.eval_shape(task.init, jax.random.key(0)))
     here = partition.whole_here() if all_devices else partition.first_here()
     shapes = flatten_dict(task.frozen_shapes(), sep="/")

@@ -86,6 +86,10 @@ class DescribeTask(BridgeTask):
         for name in ("soft", "spectral"):
             if not 1 <= getattr(self, name) <= MAX_SOFT:
                 raise InputError(f"DescribeTask.{name} is {getattr(self, name)}: 1 to {MAX_SOFT}")
+        if self.cycle != 1:
+            raise InputError(
+                f"DescribeTask.cycle is {self.cycle}: its projector has one output layer"
+            )
         heard = self.soft + self.spectral + 4
         if self.length < heard:
             raise InputError(

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,18 +19,22 @@ from spatial_core.nn.functional import Functional
 from tests.unit.llm_bridge.released import token_set
 
 
-def test_a_place_on_a_listed_value_says_that_value_most_and_its_neighbours_alike() -> None:
-    weights = align.place_weights(np.array([-180.0 + 130.0]), np.array([20.0]), np.array([0.3]))[0]
-    azimuth, elevation, distance = np.split(weights, [36, 36 + 19])
-    assert azimuth.argmax() == 13 and elevation.argmax() == 11 and distance.argmax() == 0
-    assert azimuth[12] == pytest.approx(azimuth[14]) == pytest.approx(azimuth[13] * np.exp(-0.5))
-    for part in (azimuth, elevation, distance):
-        assert np.sum(part**2) == pytest.approx(1.0)
+def test_a_place_is_spelled_as_answers_write_it() -> None:
+    # Azimuth 130 of the list of answers, elevation 20 (110 there), 3.9 m.
+    said = align.place_words(130.0, 20.0, 3.9)
+    assert said == (" left", " one", "3", " front", " One", " ten", "three", " ninth")
+    # -10 is 350, to the right and a little behind; 1.1 m become the 1.2 of the list.
+    said = align.place_words(-10.0, -30.0, 1.1)
+    assert said == (" right", " three", "5", " back", " Zero", " sixty", "one", " twice")
+    assert align.place_words(-180.0, 0.0, 6.0)[1:3] == (" one", "8")
 
 
-def test_azimuths_close_to_each_other_across_180_degrees_say_the_same() -> None:
-    weights = align.place_weights(np.array([179.9, -179.9]), np.zeros(2), np.ones(2))
-    np.testing.assert_allclose(weights[0], weights[1], atol=0.02)  # 0.2 of 10 degrees apart
+def test_every_listed_value_has_words_of_its_own() -> None:
+    places = itertools.product(range(-180, 180, 10), range(-90, 91, 10), np.arange(0.1, 6.5, 0.5))
+    turns = [
+        set(words) for words in zip(*itertools.starmap(align.place_words, places), strict=True)
+    ]
+    assert [len(words) for words in turns] == [2, 4, 10, 2, 2, 10, 7, 10]
 
 
 def test_tokens_are_labelled_while_their_talker_talks() -> None:
@@ -44,22 +49,23 @@ def test_tokens_are_labelled_while_their_talker_talks() -> None:
     assert align.token_places((), 4)[1].shape == (0, 3)
 
 
-def test_a_fitted_projector_tells_what_tokens_tell() -> None:
+def test_a_fitted_projector_says_another_word_of_what_tokens_tell_at_each_turn() -> None:
     rng = np.random.default_rng(0)
     turn = rng.uniform(-np.pi, np.pi, 4000)
     tokens = np.stack([np.cos(turn), np.sin(turn), rng.normal(size=4000)], axis=1)
-    words = rng.normal(size=(69, 192)) * 0.1
-    weights = align.place_weights(np.degrees(turn), np.zeros(4000), np.ones(4000))
-    wanted = weights @ words[:-1]
-    params, told = fit_projector(tokens[:3000].astype(np.float32), wanted[:3000].astype(np.float32))
-    # Edges of 10 degrees' width are smoothed by 800 steps; what counts is what can be read.
-    assert told > 0.8
-    model: Any = Functional(lambda rngs: Projector(192, 3, rngs=rngs)).bind(params)
-    said = np.asarray(model(tokens[3000:].astype(np.float32)))
-    read = np.linalg.lstsq(words.T, said.T, rcond=None)[0][:36].argmax(axis=0)
-    right = weights[3000:, :36].argmax(axis=1)
-    # Ten degrees, one value, is as fine as tokens are read; few are two off.
-    assert np.mean(np.abs((read - right + 18) % 36 - 18) <= 1) > 0.94
+    tokens = tokens.astype(np.float32)
+    first, second = (turn > 0).astype(int), (np.abs(turn) < np.pi / 2).astype(int)
+    words = rng.normal(size=(2, 2, 192)) * 0.1
+    wanted = np.stack([words[0][first], words[1][second]], axis=1).astype(np.float32)
+    params, told = fit_projector(tokens[:3000], wanted[:3000])
+    assert told > 0.9  # edges between sides are smoothed by 800 steps
+    model: Any = Functional(lambda rngs: Projector(192, 3, 2, rngs=rngs)).bind(params)
+    # All held-out tokens as one clip: even ones say words of the first list, odd ones of the second.
+    said = np.asarray(model(tokens[None, 3000:]))[0]
+    for number, which in enumerate((first, second)):
+        read = np.argmax(said[number::2] @ words[number].T, axis=1)
+        assert np.mean(read == which[3000 + number :: 2]) > 0.95
+    np.testing.assert_allclose(said[1], np.asarray(model.turns(tokens[3001]))[1], atol=1e-6)
 
 
 class Letters:
@@ -69,29 +75,18 @@ class Letters:
         return [ord(letter) for letter in text]
 
 
-def test_azimuths_are_said_in_hundreds_and_tens() -> None:
-    class Words:
-        def encode(self, text: str) -> list[int]:
-            return [[*align.HUNDREDS, *"0123456789"].index(text)]
-
-    hundreds, tens = np.split(align.azimuth_words(Words()), 2)  # type: ignore[arg-type]
-    # Centres begin at -180 degrees, which answers write 180; -10 is 350.
-    assert (hundreds[0], tens[0] - 4) == (1, 8)
-    assert (hundreds[17], tens[17] - 4) == (3, 5)
-    assert (hundreds[19], tens[19] - 4) == (0, 1)
-
-
 def test_the_start_of_a_training_says_places_of_its_own_clips(tmp_path, capsys) -> None:
     folder = token_set(tmp_path / "tokens" / "train").parent
     width = 64
 
     def embeddings(ids: np.ndarray) -> np.ndarray:
-        assert len(ids) == 36 + 36 or len(set(ids.tolist())) == len(ids) == 36 + 19 + 13 + 1
+        assert len(set(ids.tolist())) == len(ids)
         rows = [np.random.default_rng(i).normal(size=width) * 0.1 for i in ids]
         return np.stack(rows).astype(np.float32)
 
     task: Any = SimpleNamespace(
         embeddings=embeddings,
+        cycle=align.CYCLE,
         backbone=SimpleNamespace(tokenizer=Letters()),
         frozen_shapes=lambda: {"model": {}},
         init=lambda key: {"projector": None, "model": {"lora": jax.random.normal(key, (2,))}},
@@ -100,6 +95,7 @@ def test_the_start_of_a_training_says_places_of_its_own_clips(tmp_path, capsys) 
     assert set(params) == {"projector", "model"}
     jax.tree.map(np.testing.assert_array_equal, params, again)
     assert params["projector"]["expand"]["kernel"].shape == (256, width)
+    assert params["projector"]["out"]["kernel"].shape == (width, align.CYCLE * width)
     assert "words of" in capsys.readouterr().out
 
 
@@ -108,4 +104,10 @@ def test_a_language_model_without_words_is_refused() -> None:
         frozen_shapes=dict, backbone=SimpleNamespace(name="tiny"), init=lambda key: {}
     )
     with pytest.raises(InputError, match="tiny is trained from nothing"):
+        align.initial_params(task, "nowhere")
+
+
+def test_a_projector_with_too_few_turns_is_refused() -> None:
+    task: Any = SimpleNamespace(frozen_shapes=lambda: {"model": {}}, cycle=1)
+    with pytest.raises(InputError, match=r"BridgeTask.cycle is 1: a place is said in 8 words"):
         align.initial_params(task, "nowhere")

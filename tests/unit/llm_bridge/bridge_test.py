@@ -134,6 +134,17 @@ def test_batches_depend_on_seed_and_step_alone():
     iterator.close()
 
 
+def test_without_mono_audio_rows_are_the_same_but_for_its_brackets(params):
+    places = ((5, 16, 16),)
+    both, alone = _stream(stages=places), _stream(stages=places, mono=False)
+    ids = BACKBONE.ids
+    for heard, silent in zip(both.batch(3)["ids"], alone.batch(3)["ids"], strict=True):
+        kept = [i for i in heard if i not in (MONO, ids.boa, ids.eoa, ids.pad)]
+        assert kept == [i for i in silent if i != ids.pad]
+    assert not alone.batch(3)["audio"].any()
+    assert np.isfinite(float(loss_of(params, alone.batch(3))[0]))
+
+
 def test_stages_ask_their_own_tasks():
     stream = _stream(stages=((2, 16, 0, 0, 0), (2, 0, 16, 0, 0), (1, 0, 0, 8, 8)))
     tasks = [{q.task for _, q in stream.asked(step)} for step in range(4)]
@@ -153,6 +164,12 @@ def test_stages_ask_their_own_tasks():
 def test_impossible_stages_are_refused(stages):
     with pytest.raises(InputError, match="stage"):
         _stream(stages=stages)
+
+
+def test_words_are_not_asked_for_where_nobody_can_hear_them():
+    for asked in ((5, 0, 0, 1), (5, 0, 0, 0, 1)):
+        with pytest.raises(InputError, match="mono is False"):
+            _stream(stages=(asked,), mono=False)
 
 
 def _asked(count: int) -> list[Asked]:

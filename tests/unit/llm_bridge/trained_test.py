@@ -22,6 +22,7 @@ from llm_bridge.trained import load
 from spatial_core.data.records import HOP
 from spatial_core.errors import InputError
 from tests.unit.llm_bridge.gemma3n_files import AUDIO, CONFIG, google_tree, hugging_face_tensors
+from tests.unit.llm_bridge.released import BACKBONE
 
 
 @pytest.fixture(scope="module")
@@ -100,3 +101,17 @@ def test_other_weights_are_refused_with_both_digests(released: Path, tmp_path: P
 def test_a_model_that_brings_its_weights_wants_none() -> None:
     with pytest.raises(InputError, match="tiny, which needs no weights of yours: leave it out"):
         load("tiny", weights="somewhere")
+
+
+def test_a_release_remembers_in_how_many_words_its_projector_says_a_place(tmp_path: Path) -> None:
+    task = BridgeTask(BACKBONE, lora=None, cycle=3)
+    params = jax.jit(task.init)(jax.random.key(0))
+    metadata = {**task.metadata, **token_metadata("e" * 64, HOP)}
+    folder = save_bridge(tmp_path / "bridge", params, metadata, step=1, backbone=BACKBONE)
+    trained = load(folder)
+    assert trained.task.cycle == 3
+    tokens = jax.random.normal(jax.random.key(1), (1, 7, 256))
+    said = trained.task.bind(trained.params).projector(tokens)
+    turns = task.bind(params).projector.turns(tokens)[0]
+    for k in range(7):
+        np.testing.assert_allclose(said[0, k], turns[k, k % 3], rtol=1e-5, atol=1e-6)

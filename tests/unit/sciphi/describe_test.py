@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import jax
@@ -169,6 +170,14 @@ def test_the_run_of_another_task_is_refused(tmp_path):
     (tmp_path / "checkpoints").mkdir()
     with pytest.raises(InputError):
         load_saved(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"), [({"cycle": 8}, "cycle is 8"), ({"length": 20}, "21 ids go to the soft")]
+)
+def test_impossible_tasks_are_refused(changes, said):
+    with pytest.raises(InputError, match=said):
+        dataclasses.replace(TASK, **changes)
 
 
 def test_what_is_heard_has_the_grids_of_both_encoders():
