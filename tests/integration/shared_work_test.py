@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -65,21 +64,10 @@ def test_a_signal_to_one_stops_an_evaluation_of_both(tmp_path, stopped, name, co
 @pytest.mark.slow
 def test_a_signal_to_one_of_three_stops_all_with_its_code(tmp_path):
     """Process 0, over which they hear of each other, waits until the last one has."""
-    workdir, address = tmp_path / "run", _address()
-    runs = [
-        toy_launch.start(
-            workdir,
-            *EVALUATE,
-            f"--coordinator={address}",
-            "--num_processes=3",
-            f"--process_id={process}",
-            mode="eval",
-            log=tmp_path / f"{process}.log",
-        )
-        for process in range(3)
-    ]
+    workdir = tmp_path / "run"
+    runs = toy_launch.start_together([workdir] * 3, *EVALUATE, mode="eval")
     for process in range(3):
-        _say_until(tmp_path / f"{process}.log", "evaluate ", runs)
+        _say_until(toy_launch.log(workdir, process), "evaluate ", runs)
     runs[2].send_signal(signal.SIGINT)
     assert _codes(runs, 20) == [130, 130, 130]
 
@@ -111,44 +99,23 @@ def test_a_bank_of_both_is_stopped_and_finished_with_the_bytes_of_one(tmp_path):
 @pytest.mark.slow
 def test_processes_without_a_folder_in_common_end_soon_and_say_so(tmp_path):
     """As on hosts that have a disk of their own under the same name."""
-    address = _address()
-    runs = [
-        toy_launch.start(
-            tmp_path / f"host{process}" / "run",
-            *EVALUATE,
-            f"--coordinator={address}",
-            "--num_processes=2",
-            f"--process_id={process}",
-            mode="eval",
-        )
-        for process in (0, 1)
-    ]
+    workdirs = [tmp_path / f"host{process}" / "run" for process in (0, 1)]
+    runs = toy_launch.start_together(workdirs, *EVALUATE, mode="eval")
     assert _codes(runs, 300) == [2, 2]
-    for run in runs:
-        said = run.stdout.read()
+    for process, workdir in enumerate(workdirs):
+        said = toy_launch.log(workdir, process).read_text()
         assert f"host 0, 1 of 2 does not see files of the others in {tmp_path}/host" in said
         assert "give all of them the same --workdir" in said
-    assert _files(tmp_path / "host0" / "run") == _files(tmp_path / "host1" / "run") == set()
+        assert _files(workdir) == set()
 
 
 @pytest.mark.slow
 def test_an_error_of_one_ends_an_evaluation_of_both_with_its_code(tmp_path):
     """Of process 0, which others reach their words through: it stays until they have read them."""
-    address = _address()
-    runs = [
-        toy_launch.start(
-            tmp_path / "run",
-            *EVALUATE,
-            *(("--gin.EvalConfig.num_examples=0",) if process == 0 else ()),
-            f"--coordinator={address}",
-            "--num_processes=2",
-            f"--process_id={process}",
-            mode="eval",
-        )
-        for process in (0, 1)
-    ]
+    workdir, nothing = tmp_path / "run", ("--gin.EvalConfig.num_examples=0",)
+    runs = toy_launch.start_together((workdir, workdir), *EVALUATE, only={0: nothing}, mode="eval")
     assert _codes(runs, 600) == [2, 2]
-    wrong, other = (run.stdout.read() for run in runs)
+    wrong, other = (toy_launch.log(workdir, process).read_text() for process in (0, 1))
     assert "evaluate at least one" in wrong and "this one ends, too" not in wrong
     assert "host 0 has ended with exit code 2 and says why: this one ends, too" in other
 
@@ -158,7 +125,7 @@ def test_a_process_whose_others_never_start_ends_and_says_so():
     lines = (
         "from spatial_core.train import distributed",
         "distributed.JOIN_SECONDS = 3.0",
-        f"distributed.initialize({_address()!r}, 2, 0)",
+        f"distributed.initialize({toy_launch.free_address()!r}, 2, 0)",
     )
     alone = subprocess.run(
         [sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, timeout=300
@@ -166,9 +133,3 @@ def test_a_process_whose_others_never_start_ends_and_says_so():
     assert alone.returncode == 76
     assert "process 0 of 2 at 127.0.0.1:" in alone.stderr
     assert "has waited 3 s for the other processes of the run" in alone.stderr
-
-
-def _address() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{probe.getsockname()[1]}"

@@ -11,9 +11,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
@@ -91,26 +92,45 @@ def start(
 def start_two(
     workdir: Path, *arguments: str, devices: int = 2, mode: str = "train"
 ) -> list[subprocess.Popen[str]]:
-    """Starts two processes of one run; what they print is in WORKDIR.0.log and WORKDIR.1.log."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
-    shared = (f"--coordinator={address}", "--num_processes=2", *arguments)
+    """Starts two processes of one run, as `start_together` does."""
+    return start_together((workdir, workdir), *arguments, devices=devices, mode=mode)
+
+
+def start_together(
+    workdirs: Sequence[Path],
+    *arguments: str,
+    only: Mapping[int, tuple[str, ...]] = MappingProxyType({}),
+    devices: int = 1,
+    mode: str = "train",
+) -> list[subprocess.Popen[str]]:
+    """Starts a process of one run for each folder; what they print is in `log` of each.
+
+    only: what some processes are told besides the arguments of all.
+    """
+    shared = (f"--coordinator={free_address()}", f"--num_processes={len(workdirs)}", *arguments)
     return [
         start(
             workdir,
             *shared,
+            *only.get(number, ()),
             f"--process_id={number}",
             devices=devices,
             mode=mode,
             log=log(workdir, number),
         )
-        for number in (0, 1)
+        for number, workdir in enumerate(workdirs)
     ]
 
 
+def free_address() -> str:
+    """An address of this machine at which nothing listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{probe.getsockname()[1]}"
+
+
 def log(workdir: Path, process: int) -> Path:
-    """What a process of `start_two` prints."""
+    """What a process of `start_together` prints: WORKDIR.NUMBER.log."""
     return workdir.with_name(f"{workdir.name}.{process}.log")
 
 
