@@ -28,7 +28,7 @@ from llm_bridge.qa.book import QuestionBook
 from llm_bridge.routing import check_task, is_recognised
 from llm_bridge.sound import Sound, read_sound
 from llm_bridge.spoken import CONVENTION, Spoken, once
-from llm_bridge.tokens.encode import encode_clips, encoder_digest
+from llm_bridge.tokens.encode import encode_clips, encoder_digest, shipped_encoder
 from llm_bridge.tokens.record import Clip
 from llm_bridge.trained import Trained
 from llm_bridge.trained import load as load_trained
@@ -206,12 +206,15 @@ def load_model(
     Args:
         model: folder of a training run or of a release, name of a shipped bridge; None: the shipped
             default.
-        encoder: of the spatial tokens, as in `phasecoder.load`; None: its default.
+        encoder: of the spatial tokens, as in `phasecoder.load`; None: of those that ship, the one that
+            the bridge was trained with.
         weights, tokenizer: files of the base model, for one whose weights do not come with a package
             (Gemma 3n); None: where the run had them, else the environment variables
             LLM_BRIDGE_WEIGHTS and LLM_BRIDGE_TOKENIZER.
     """
     trained = load_trained(model, weights=weights, tokenizer=tokenizer)
+    if encoder is None:
+        return BridgeModel(trained, shipped_encoder(trained.saved.metadata["encoder_digest"]))
     return BridgeModel(trained, load_encoder(encoder))
 
 

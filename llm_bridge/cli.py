@@ -68,7 +68,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--model", metavar="DIR", help="a trained bridge: a run or a release; default: the shipped"
     )
     parser.add_argument(
-        "--encoder", metavar="DIR", help="the encoder it was trained with; default: the shipped"
+        "--encoder",
+        metavar="DIR",
+        help="the encoder it was trained with; default: the one of those that ship",
     )
     parser.add_argument(
         "--weights",

@@ -71,14 +71,15 @@ class ReleaseConfig:
 
     run: folder of the training run. calibration: validation scenes for the temperature. test:
     title -> held-out scenes that the card's tables are measured on. about: Markdown file that says
-    how the model was trained, on what data and under which licences; it opens the card.
+    how the model was trained, on what data and under which licences; it opens the card. name: None
+    is the run's.
     """
 
     run: str
     calibration: CropStream
     test: dict[str, CropStream]
     about: str
-    name: str = "plus-small"
+    name: str | None = None
     calibration_clips: int = 2048
     test_clips: int = 2048
 
@@ -113,18 +114,19 @@ class ReleaseConfig:
             model = dataclasses.replace(task.model, temperature=round(temperature, 4))
             task = dataclasses.replace(task, model=model)
             info["calibration"] = fit
-        released = Encoder(task, params, {"name": self.name})
+        name = self.name or Path(self.run).name
+        released = Encoder(task, params, {"name": name})
         card = [about.read_text(encoding="utf-8").strip()]
         for title, stream in self.test.items():
             localizers: dict[str, Localizer] = {
-                self.name: released,
+                name: released,
                 "steered response (SRP-PHAT)": SteeredResponse(),
             }
             report = evaluate(localizers, stream, self.test_clips, title=title, show_paper=True)
             report.save(Path(self.run) / "reports" / title.replace(" ", "_"), "auto")
             card.append(report.to_markdown().replace("\n## ", "\n### ").replace("# ", "## ", 1))
         text = "\n\n".join(card)
-        return save_pretrained(out, params, task.model, text, name=self.name, info=info)
+        return save_pretrained(out, params, task.model, text, name=name, info=info)
 
 
 def _inputs(batch: Batch) -> Batch:

@@ -10,7 +10,15 @@ from numpy.typing import NDArray
 
 from llm_bridge.tokens.record import HEADS, Clip, TokenRecord
 from phasecoder.api import spread_microphones
-from phasecoder.pretrained import CHANNEL_BUCKETS, MAX_MICS, Batch, Encoder, window_batch
+from phasecoder.pretrained import (
+    CHANNEL_BUCKETS,
+    MAX_MICS,
+    SHIPPED,
+    Batch,
+    Encoder,
+    load,
+    window_batch,
+)
 from spatial_core.data.records import HOP, SAMPLE_RATE, WINDOW
 from spatial_core.errors import InputError
 from spatial_core.train.checkpoint import tree_digest
@@ -19,6 +27,17 @@ from spatial_core.train.checkpoint import tree_digest
 def encoder_digest(encoder: Encoder) -> str:
     """SHA-256 of an encoder's parameters, wherever they were loaded from."""
     return tree_digest(encoder.params)
+
+
+def shipped_encoder(digest: str) -> Encoder:
+    """The encoder of this digest among those that ship; the default one if none has it."""
+    default = load()
+    if encoder_digest(default) != digest:
+        for path in SHIPPED.models().values():
+            encoder = load(path)
+            if encoder_digest(encoder) == digest:
+                return encoder
+    return default
 
 
 def encode_clips(encoder: Encoder, clips: Sequence[Clip]) -> list[TokenRecord]:

