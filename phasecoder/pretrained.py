@@ -39,7 +39,7 @@ SHIPPED = Shipped(
     Path(__file__).parent / "pretrained",
     export.CONFIG_FILE,
     what="checkpoint",
-    default="plus-small",
+    default="plus-small-2",
 )
 _INPUTS = ("audio", "mic_positions", "mic_mask")
 

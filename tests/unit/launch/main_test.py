@@ -77,7 +77,7 @@ def test_precompile_names_its_machine_and_writes_its_report(tmp_path, monkeypatc
 def test_an_evaluation_says_what_it_scores_and_replaces(tmp_path):
     files = ("experiments/plus.gin", "runs/eval.gin")
     told = _preview("eval", tmp_path, *files)
-    assert "PhaseCoder: Encoder 'plus-small'" in told and "1,024 from 1,024 rooms" in told
+    assert "PhaseCoder: Encoder 'plus-small-2'" in told and "1,024 from 1,024 rooms" in told
     assert "split 'test'" in told and "replaced" not in told
     (tmp_path / "report.json").touch()
     assert "replaced" in _preview("eval", tmp_path, *files)
