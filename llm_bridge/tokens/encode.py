@@ -31,13 +31,11 @@ def encoder_digest(encoder: Encoder) -> str:
 
 def shipped_encoder(digest: str) -> Encoder:
     """The encoder of this digest among those that ship; the default one if none has it."""
-    default = load()
-    if encoder_digest(default) != digest:
-        for path in SHIPPED.models().values():
-            encoder = load(path)
-            if encoder_digest(encoder) == digest:
-                return encoder
-    return default
+    for name in SHIPPED.models():
+        encoder = load(name)
+        if encoder_digest(encoder) == digest:
+            return encoder
+    return load()
 
 
 def encode_clips(encoder: Encoder, clips: Sequence[Clip]) -> list[TokenRecord]:
