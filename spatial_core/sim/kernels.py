@@ -10,6 +10,8 @@ from typing import Any
 import numba
 import numpy as np
 
+from spatial_core.sim.vectors import Writer, vector_step
+
 FILTER_TAPS = 32
 FILTER_LEAD = FILTER_TAPS // 2 - 1
 FILTER_PHASES = 128
@@ -84,47 +86,54 @@ def _axis_images(side, source, reflections, reach):  # type: ignore[no-untyped-d
     return positions, amplitudes, count
 
 
+@vector_step
+def _add_arrival(
+    writer: Writer, flat: Any, place: Any, filters: Any, row: Any, early: Any, late: Any
+) -> None:
+    """Adds a filter of one band, interpolated between row and the next one, to flat[place:]."""
+    now, after = writer.spread(early, FILTER_TAPS), writer.spread(late, FILTER_TAPS)
+    one = writer.times(now, writer.load(filters, row, FILTER_TAPS))
+    other = writer.load(filters, writer.place(row, FILTER_TAPS), FILTER_TAPS)
+    wave = writer.plus(writer.times(after, other), one)
+    writer.store(writer.plus(writer.load(flat, place, FILTER_TAPS), wave), flat, place)
+
+
+@vector_step
+def _add_arrival_of_bands(
+    writer: Writer, flat: Any, place: Any, filters: Any, row: Any, early: Any, late: Any,
+    gains: Any, gain: Any,
+) -> None:  # fmt: skip
+    """The same with four bands, whose gains are at gains[gain:]."""
+    wave = None
+    for n in range(8):
+        weight = writer.load(gains, writer.place(gain, n % 4), 1)
+        weight = writer.times(writer.spread(early if n < 4 else late, 1), weight)
+        taps = writer.load(filters, writer.place(row, n * FILTER_TAPS), FILTER_TAPS)
+        part = writer.times(writer.pick(weight, [0] * FILTER_TAPS), taps)
+        wave = part if wave is None else writer.plus(wave, part)
+    writer.store(writer.plus(writer.load(flat, place, FILTER_TAPS), wave), flat, place)
+
+
 @compiled()
 def _sum_flat(count, starts, rows, early, late, filters, flat, base, taps):  # type: ignore[no-untyped-def]
     """Adds arrivals to the response of `taps` samples that begins at flat[base]; see `_add_omnidirectional`.
 
-    The arrays are one-dimensional and all indices unsigned: only then is the inner loop compiled to
-    vector instructions without checks.
+    starts and rows are int32: a start beyond the response, or before it, adds nothing.
     """
-    length = np.uint64(FILTER_TAPS)
     for k in range(count):
-        start, row = np.uint64(starts[k]), np.uint64(rows[k])
-        if start + length > taps:
-            continue
-        place, now, after = base + start, early[k], late[k]
-        for t in range(length):
-            flat[place + t] += now * filters[row + t] + after * filters[row + t + length]
+        start = starts[k]
+        if start >= 0 and start + FILTER_TAPS <= taps:
+            _add_arrival(flat, base + start, filters, rows[k], early[k], late[k])
 
 
 @compiled()
 def _sum_bands(count, starts, rows, early, late, gains, filters, flat, base, taps):  # type: ignore[no-untyped-def]
-    """The same with four bands of gains [BLOCK, 4], mixed into one pass."""
-    length = np.uint64(FILTER_TAPS)
+    """The same with four bands of gains [BLOCK * 4], mixed into one pass."""
     for k in range(count):
-        start, row = np.uint64(starts[k]), np.uint64(rows[k])
-        if start + length > taps:
-            continue
-        place, now, after = base + start, early[k], late[k]
-        g0, g1, g2, g3 = gains[k, 0], gains[k, 1], gains[k, 2], gains[k, 3]
-        e0, e1, e2, e3 = now * g0, now * g1, now * g2, now * g3
-        l0, l1, l2, l3 = after * g0, after * g1, after * g2, after * g3
-        for t in range(length):
-            tap = row + t
-            flat[place + t] += (
-                e0 * filters[tap]
-                + e1 * filters[tap + length]
-                + e2 * filters[tap + np.uint64(2) * length]
-                + e3 * filters[tap + np.uint64(3) * length]
-                + l0 * filters[tap + np.uint64(4) * length]
-                + l1 * filters[tap + np.uint64(5) * length]
-                + l2 * filters[tap + np.uint64(6) * length]
-                + l3 * filters[tap + np.uint64(7) * length]
-            )
+        start = starts[k]
+        if start >= 0 and start + FILTER_TAPS <= taps:
+            place = base + start
+            _add_arrival_of_bands(flat, place, filters, rows[k], early[k], late[k], gains, 4 * k)
 
 
 @compiled()
@@ -141,7 +150,7 @@ def _add_omnidirectional(count, places, gains, mics, delays, scale, filters, fla
     phases, loudness = np.float32(FILTER_PHASES), np.ones(BLOCK, np.float32)
     starts, rows = np.empty(BLOCK, np.int32), np.empty(BLOCK, np.int32)
     early, late = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
-    xs, ys, zs = places[0], places[1], places[2]
+    xs, ys, zs, loud = places[0], places[1], places[2], gains.ravel()
     if single:
         loudness[:] = gains[:, 0]
     for m in range(mics.shape[0]):
@@ -156,11 +165,11 @@ def _add_omnidirectional(count, places, gains, mics, delays, scale, filters, fla
             rows[k] = row * width
             late[k] = (place - np.float32(row)) * loudness[k] / distance
             early[k] = loudness[k] / distance - late[k]
-        base = np.uint64(m) * taps
+        base = m * taps
         if single:
             _sum_flat(count, starts, rows, early, late, filters, flat, base, taps)
         else:
-            _sum_bands(count, starts, rows, early, late, gains, filters, flat, base, taps)
+            _sum_bands(count, starts, rows, early, late, loud, filters, flat, base, taps)
 
 
 @compiled()

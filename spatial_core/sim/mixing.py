@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compiled loops of scene synthesis: products of spectra, levels, noise, the direct sound."""
+"""Compiled loops of scene synthesis: levels, noise, the direct sound."""
 
 from __future__ import annotations
 
@@ -32,91 +32,6 @@ def sounding(rirs):  # type: ignore[no-untyped-def]
                 break
             end = start
     return longest
-
-
-@compiled()
-def pack(rirs, length, block, out):  # type: ignore[no-untyped-def]
-    """The first `length` samples of responses [m, n] in blocks, two microphones to a complex number.
-
-    out [parts, pairs, 2 * size], complex numbers as pairs of float32; zero beyond the blocks.
-    """
-    silence = np.zeros(block, np.float32)
-    for part in range(out.shape[0]):
-        first, end = part * block, min((part + 1) * block, length)
-        for pair in range(out.shape[1]):
-            row, real, imaginary = out[part, pair], rirs[2 * pair, first:end], silence
-            if 2 * pair + 1 < rirs.shape[0]:
-                imaginary = rirs[2 * pair + 1, first:end]
-            for t in range(end - first):
-                row[2 * t] = real[t]
-                row[2 * t + 1] = imaginary[t]
-            row[2 * (end - first) :] = np.float32(0)
-
-
-@compiled()
-def deal(dry, block, heard, out):  # type: ignore[no-untyped-def]
-    """What each block of a response makes heard at the end of dry: `heard` samples, later blocks earlier.
-
-    out [parts, 4, size / 4] has each part's samples dealt out to four signals, zero beyond them and
-    where dry has not begun.
-    """
-    for part in range(out.shape[0]):
-        start = dry.shape[0] - part * block - heard
-        for lane in range(4):
-            row = out[part, lane]
-            for t in range(row.shape[0]):
-                place = 4 * t + lane
-                inside = place < heard and start + place >= 0
-                row[t] = dry[start + place] if inside else np.float32(0)
-
-
-@compiled()
-def join(quarters, turns, out):  # type: ignore[no-untyped-def]
-    """Spectra of real signals from those of the four that each was dealt out to: a step of radix 4.
-
-    complex64: quarters [parts, 4, size / 8 + 1], turns [3, size / 8 + 1] (exp(-2 pi i j k / size) for
-    j = 1..3), out [parts, size]. The spectrum of a real signal is conjugate to itself backwards.
-    """
-    size, quarter = out.shape[1], out.shape[1] // 4
-    aside = np.complex64(-1j)
-    for part in range(out.shape[0]):
-        whole = out[part]
-        for k in range(turns.shape[1]):
-            a, b = quarters[part, 0, k], quarters[part, 1, k] * turns[0, k]
-            c, d = quarters[part, 2, k] * turns[1, k], quarters[part, 3, k] * turns[2, k]
-            even, odd, rest, turned = a + c, b + d, a - c, (b - d) * aside
-            terms = (even + odd, rest + turned, even - odd, rest - turned)
-            for n in range(4):
-                place = k + n * quarter
-                whole[place] = terms[n]
-                if place > 0:
-                    whole[size - place] = np.conj(terms[n])
-
-
-@compiled()
-def multiply(responses, dry, out):  # type: ignore[no-untyped-def]
-    """Sum over the parts of responses [parts, pairs, 2 * size] times dry [parts, 2 * size] into out [pairs, ..].
-
-    Complex numbers are pairs of float32.
-    """
-    for pair in range(out.shape[0]):
-        wet = out[pair]
-        wet[:] = np.float32(0)
-        for part in range(dry.shape[0]):
-            ours, theirs = responses[part, pair], dry[part]
-            for k in range(wet.shape[0] // 2):
-                a, b, c, d = ours[2 * k], ours[2 * k + 1], theirs[2 * k], theirs[2 * k + 1]
-                wet[2 * k] += a * c - b * d
-                wet[2 * k + 1] += a * d + b * c
-
-
-@compiled()
-def unpack(wet, first, out):  # type: ignore[no-untyped-def]
-    """The real and imaginary parts of wet [pairs, 2 * size] from sample `first` on as rows of out [m, t]."""
-    for m in range(out.shape[0]):
-        row, place = wet[m // 2], 2 * first + m % 2
-        for t in range(out.shape[1]):
-            out[m, t] = row[place + 2 * t]
 
 
 @compiled()

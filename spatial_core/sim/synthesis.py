@@ -58,7 +58,7 @@ def synthesize_batch(
     _fill_labels(batch, specs)
 
     def work(sets: np.ndarray) -> None:
-        convolvers = (Convolver(*rirs.shape[1:]), Convolver(*rirs.shape[1:]))
+        convolvers = (Convolver(), Convolver())
         for r in sets.tolist():
             members = np.flatnonzero(index == r).tolist()
             room = specs[members[0]].room

@@ -39,7 +39,7 @@ def speech(taps: int, seed: int = 1) -> np.ndarray:
 )
 def test_windows_equal_those_of_the_full_convolution(mics, taps, sounding):
     rirs, dry = responses(mics, taps, sounding), speech(taps)
-    convolver = Convolver(8, taps)
+    convolver = Convolver()
     convolver.load(rirs)
     expected = fftconvolve(dry[None].astype(float), rirs.astype(float), axes=1)
     expected = expected[:, len(dry) - WINDOW : len(dry)]
@@ -49,7 +49,7 @@ def test_windows_equal_those_of_the_full_convolution(mics, taps, sounding):
 
 def test_results_do_not_depend_on_what_came_before():
     rirs, dry = responses(5, 8000, 7000), speech(8000)
-    convolver = Convolver(8, 8000)
+    convolver = Convolver()
     convolver.load(rirs)
     fresh = convolver(dry).copy()
     convolver.load(responses(8, 8000, 3000, seed=3))
