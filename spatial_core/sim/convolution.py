@@ -83,10 +83,11 @@ class Convolver:
     def _buffer(self, name: str, size: int) -> np.ndarray:
         """float32 [size], at the start of a cache line, as rows should be."""
         kept = self._buffers.get(name)
-        if kept is None or kept.size < size + ROW:
-            kept = self._buffers[name] = np.empty(size + ROW, np.float32)
-        first = -(kept.ctypes.data // 4) % ROW
-        return kept[first : first + size]
+        if kept is None or kept.size < size:
+            fresh = np.empty(size + ROW, np.float32)
+            first = -(fresh.ctypes.data // fresh.itemsize) % ROW
+            kept = self._buffers[name] = fresh[first:]
+        return kept[:size]
 
 
 @functools.lru_cache(maxsize=64)

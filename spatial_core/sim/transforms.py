@@ -38,6 +38,7 @@ class Plan:
     order: np.ndarray
 
 
+@functools.cache
 def good_rows(least: int) -> int:
     """The shortest length from `least` on that transforms of real signals take: 2^a 3^b, of 32 rows or more."""
     twos = max(least, 32).bit_length()
