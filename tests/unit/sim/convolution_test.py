@@ -23,7 +23,8 @@ def speech(taps: int, seed: int = 1) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(taps - 1 + WINDOW).astype(np.float32)
 
 
-# One to five blocks, blocks that fill their taps and such that do not, odd numbers of microphones.
+# One to six blocks in one to three rounds, blocks that fill their taps and such that do not, odd numbers of
+# microphones and more than a group of eight.
 @pytest.mark.parametrize(
     ("mics", "taps", "sounding"),
     [
@@ -35,6 +36,8 @@ def speech(taps: int, seed: int = 1) -> np.ndarray:
         (1, 200, 180),
         (4, 20_000, 19_000),
         (2, 300, 0),
+        (11, 24_000, 20_000),
+        (17, 300, 300),
     ],
 )
 def test_windows_equal_those_of_the_full_convolution(mics, taps, sounding):
